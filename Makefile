@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all their set-up themselves; see README.md.
+.PHONY: setup demo test lint format faults bench clean constraints
+PYTHON ?= python3
+BIN := .venv/bin
+
+setup: .venv/ready
+
+# One stamp: everything below is done again when one of the files that decide it changes.
+.venv/ready: pyproject.toml constraints.txt runtime/embedded/pom.xml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "meterlog needs Python 3.11 or newer; try: make PYTHON=python3.12 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/meterlog embedded fetch
+	touch $@
+
+demo: setup
+	$(BIN)/meterlog demo
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Writes constraints.txt anew from what pyproject.toml allows today.
+constraints:
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip freeze --all --exclude-editable > constraints.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
