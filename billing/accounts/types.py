@@ -1,0 +1,41 @@
+"""Words that accounts share: the customer's name on the log."""
+
+import re
+from typing import NamedTuple
+
+from billing.errors import InvalidField
+
+__all__ = ["AccountName", "check_org", "parse_account"]
+
+_ORG = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
+
+
+class AccountName(NamedTuple):
+    """Whose usage it is: an organisation's customer. On the log it is the key, `org/customer` in UTF-8."""
+
+    org: str
+    customer_id: str
+
+    def __str__(self) -> str:
+        return f"{self.org}/{self.customer_id}"
+
+
+def parse_account(key: bytes | None) -> AccountName:
+    """A record's key as an account; the first `/` splits. Raises InvalidField where it is none."""
+    if key is None:
+        raise InvalidField("key", "is missing; the record's key must be org/customer")
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidField("key", "is not UTF-8; the record's key must be org/customer") from exc
+    org, slash, customer_id = text.partition("/")
+    if not slash or not customer_id:
+        raise InvalidField("key", f"{text[:48]!r} is not of the form org/customer")
+    return AccountName(check_org(org), customer_id)
+
+
+def check_org(org: str) -> str:
+    """The organisation's id itself. Raises InvalidField when it is not one."""
+    if not _ORG.fullmatch(org):
+        raise InvalidField("org", f"{org[:80]!r} is not 1 to 63 of the characters a-z, 0-9 and -")
+    return org

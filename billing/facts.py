@@ -1,0 +1,189 @@
+"""Facts: what a record caused. The ledger is made of them, and folding them again gives the same state.
+
+A fact's fields are plain values that go to the ledger as they stand (quantities as plain decimal strings, since sums may
+pass 64 bits). The order of fields is the wire's order: new ones go to the end, with a default.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from billing.catalog.types import PlanRef
+
+__all__ = [
+    "AccountOpened",
+    "CommandRefused",
+    "Entry",
+    "EventCounted",
+    "EventDuplicate",
+    "EventRejected",
+    "Fact",
+    "GenesisApplied",
+    "GenesisRefused",
+    "PairsCapped",
+    "Reason",
+    "StripeHourClosed",
+    "Ticked",
+    "TotalClosed",
+]
+
+
+class Reason(StrEnum):
+    """Why a record was refused; a closed list."""
+
+    UNREADABLE = "unreadable"
+    MISROUTED = "misrouted"
+    KEY_MISMATCH = "key_mismatch"
+    INVALID_FIELD = "invalid_field"
+    UNKNOWN_CUSTOMER = "unknown_customer"
+    UNKNOWN_METER = "unknown_meter"
+    IN_FUTURE = "in_future"
+    TOO_OLD = "too_old"
+    ID_CONFLICT = "id_conflict"
+    CLOSED_PERIOD = "closed_period"
+    FAILED_CALL = "failed_call"
+    METER_NOT_ENABLED = "meter_not_enabled"
+    UNSIGNED = "unsigned"
+    STALE = "stale"
+    QUARANTINED = "quarantined"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """What one event added to one meter."""
+
+    meter: str
+    quantity: str
+    """Plain decimal."""
+    stripe_event_name: str | None
+    """The Stripe meter that gets the same quantity; None: Stripe gets nothing of it."""
+
+
+class EventCounted(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A usage event was counted, once, on each of `entries`' meters."""
+
+    account: str
+    """`org/customer`."""
+    event_id: str
+    occurred_at_us: int
+    payload_digest: bytes
+    feature: str
+    """The label it is totalled under: the event's feature, empty when it has none, `~other` past the cap on pairs."""
+    model: str
+    hour: int
+    """Whole hours since the epoch, of `occurred_at`."""
+    booking_day: int
+    """Whole days since the epoch, of log time: the day on which it was counted."""
+    billing_start_s: int
+    """Start of the billing period that `occurred_at` falls into."""
+    stripe_customer: str
+    entries: tuple[Entry, ...]
+
+
+class EventDuplicate(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The same event was seen before, at `first_offset` of this partition."""
+
+    account: str
+    event_id: str
+    first_offset: int
+
+
+class EventRejected(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A usage event was not counted, for `reason`."""
+
+    reason: Reason
+    field: str | None
+    """The field at fault, where one is."""
+    message: str
+    """What was wrong and what to do."""
+    account: str | None
+    event_id: str | None
+    payload_digest: bytes | None
+    """Given where the id is kept all the same (a failed call): what a repeat is compared with."""
+
+
+class AccountOpened(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The account's first event: it is a customer of the default plan from here on."""
+
+    account: str
+    plan: PlanRef
+    stripe_customer: str
+
+
+class PairsCapped(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """An alert: the customer used more feature and model pairs in a day than totals keep apart; the rest is `~other`."""
+
+    account: str
+    booking_day: int
+
+
+class Ticked(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Time passed. `more`: things that were due are left for another tick."""
+
+    more: bool
+
+
+class TotalClosed(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The final value of an hour total, whose booking day has passed."""
+
+    account: str
+    billing_start_s: int
+    meter: str
+    feature: str
+    model: str
+    hour: int
+    booking_day: int
+    quantity: str
+    event_count: int
+    digest: bytes
+    """Sum mod 2^128 of the events' digests, 16 bytes, little-endian."""
+    version_offset: int
+    """Offset of the last record that was counted in it."""
+
+
+class StripeHourClosed(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The final value of what Stripe is told of one hour: Stripe takes no more usage for it."""
+
+    account: str
+    stripe_customer: str
+    stripe_event_name: str
+    hour: int
+    quantity: str
+    version_offset: int
+
+
+class GenesisApplied(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The partition belongs to this deployment."""
+
+    deployment_id: str
+    incarnation: int
+    partition_count: int
+    operator_public_key: bytes
+
+
+class GenesisRefused(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """A second genesis changes nothing."""
+
+    message: str
+
+
+class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """A command had no effect, for `reason`."""
+
+    reason: Reason
+    type: str
+    message: str
+
+
+Fact = (
+    EventCounted
+    | EventDuplicate
+    | EventRejected
+    | AccountOpened
+    | PairsCapped
+    | Ticked
+    | TotalClosed
+    | StripeHourClosed
+    | GenesisApplied
+    | GenesisRefused
+    | CommandRefused
+)

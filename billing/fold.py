@@ -1,0 +1,194 @@
+"""The one function that decides every record, and the one that applies what it decided.
+
+    decide(state, catalog, logged, position) -> facts        evolve(state, catalog, fact, position, log_ms)
+
+Neither reads a clock, a random number or anything but its arguments; `decide` only reads the state. Whoever folds the same
+log therefore gets the same facts, byte for byte.
+"""
+
+from typing import assert_never
+
+from billing.accounts.types import parse_account
+from billing.catalog.types import Catalog
+from billing.errors import BillingError, InvalidField
+from billing.facts import (
+    AccountOpened,
+    CommandRefused,
+    EventCounted,
+    EventDuplicate,
+    EventRejected,
+    Fact,
+    GenesisApplied,
+    GenesisRefused,
+    PairsCapped,
+    Reason,
+    StripeHourClosed,
+    Ticked,
+    TotalClosed,
+)
+from billing.metering.fold import decide_usage, evolve_counted, evolve_opened, evolve_rejected
+from billing.periods import DAY_S, HOUR_S
+from billing.quantities import plain
+from billing.records import Command, Genesis, Logged, Position, Tick, Unreadable, UsageEvent
+from billing.routing import partition_of
+from billing.state import PairsKey, PartitionRow, State, StripeHourKey, TotalKey
+
+__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "NoGenesis", "decide", "evolve", "is_due"]
+
+DUE_PER_TICK_MAX = 500
+"""What one tick closes at most, so that a day's end does not hold up the events behind it."""
+STRIPE_HOUR_OPEN_S = 35 * DAY_S
+"""How long Stripe takes usage for an hour (meter events: 35 days back)."""
+
+
+class NoGenesis(BillingError):
+    """A partition does not begin with a genesis record: its topic was not made by `meterlog topics create`."""
+
+
+def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -> list[Fact]:
+    """What the record causes: at least one fact. Raises NoGenesis where the partition belongs to nobody yet."""
+    record = logged.record
+    if isinstance(record, Genesis):
+        return [_decide_genesis(state, record)]
+    if state.partition is None:
+        message = (
+            f"partition {position.partition} begins without a genesis; make its topics with: meterlog topics create"
+        )
+        raise NoGenesis(message)
+    match record:
+        case UsageEvent():
+            return _decide_usage(state, catalog, record, logged, position)
+        case Tick():
+            return _decide_tick(state, logged.log_ms)
+        case Unreadable():
+            return [EventRejected(Reason.UNREADABLE, None, record.detail, None, None, None)]
+        case Command():
+            message = "no node of this deployment may sign commands yet"
+            return [CommandRefused(Reason.UNSIGNED, record.type[:64], message)]
+        case _:
+            assert_never(record)
+
+
+def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_ms: int) -> None:
+    """Apply one fact of the record at `position` to the state."""
+    match fact:
+        case EventCounted():
+            evolve_counted(state, catalog, fact, position.offset, log_ms)
+        case AccountOpened():
+            evolve_opened(state, fact, position.offset, log_ms)
+        case EventRejected():
+            evolve_rejected(state, fact, position.offset, log_ms)
+        case TotalClosed():
+            state.totals.drop(_total_key(fact))
+        case StripeHourClosed():
+            key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, fact.stripe_event_name)
+            state.stripe_hours.drop(key)
+        case GenesisApplied():
+            state.partition = PartitionRow(
+                fact.deployment_id, fact.incarnation, fact.partition_count, fact.operator_public_key
+            )
+        case Ticked():
+            _drop_pairs(state, log_ms)
+        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused():
+            pass
+        case _:
+            assert_never(fact)
+
+
+def is_due(state: State, now_ms: int) -> bool:
+    """Whether a tick at `now_ms` would close anything."""
+    if state.partition is None:
+        return False
+    day, stripe_hour = _due_bounds(now_ms)
+    return bool(state.totals.below(day, 1) or state.stripe_hours.below(stripe_hour, 1) or state.pairs.below(day, 1))
+
+
+def _decide_genesis(state: State, record: Genesis) -> Fact:
+    if state.partition is not None:
+        return GenesisRefused(f"the partition already belongs to deployment {state.partition.deployment_id}")
+    return GenesisApplied(record.deployment_id, record.incarnation, record.partition_count, record.operator_public_key)
+
+
+def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Logged, position: Position) -> list[Fact]:
+    assert state.partition is not None, "the caller has asked"
+    try:
+        name = parse_account(logged.key)
+    except InvalidField as exc:
+        return [EventRejected(Reason.KEY_MISMATCH, exc.field, exc.message, None, None, None)]
+    assert logged.key is not None, "parse_account refuses a record without a key"
+    home = partition_of(logged.key, state.partition.partition_count)
+    if home != position.partition:
+        message = (
+            f"the key belongs on partition {home}; use the murmur2 partitioner (librdkafka: partitioner=murmur2_random)"
+        )
+        return [EventRejected(Reason.MISROUTED, "key", message, str(name), None, None)]
+    if event.customer_id != name.customer_id:
+        message = f"the key names customer {name.customer_id[:48]!r}, the event {event.customer_id[:48]!r}"
+        return [EventRejected(Reason.KEY_MISMATCH, "customer_id", message, str(name), None, None)]
+    return decide_usage(state, catalog, event, name, logged.log_ms)
+
+
+def _decide_tick(state: State, log_ms: int) -> list[Fact]:
+    """What is due, in the order of its time: at most DUE_PER_TICK_MAX facts, and whether more is left."""
+    day, stripe_hour = _due_bounds(log_ms)
+    totals = state.totals.below(day, DUE_PER_TICK_MAX + 1)
+    hours = state.stripe_hours.below(stripe_hour, DUE_PER_TICK_MAX + 1)
+    closing: list[tuple[int, Fact]] = [
+        (
+            (key.booking_day + 1) * DAY_S,
+            _total_closed(key, total.quantity_nano, total.event_count, total.digest, total.version_offset),
+        )
+        for key, total in totals
+    ]
+    closing += [
+        (
+            key.hour * HOUR_S + STRIPE_HOUR_OPEN_S,
+            StripeHourClosed(
+                key.account,
+                key.stripe_customer,
+                key.stripe_event_name,
+                key.hour,
+                plain(hour.quantity_nano),
+                hour.version_offset,
+            ),
+        )
+        for key, hour in hours
+    ]
+    closing.sort(key=lambda item: item[0])  # stable: totals before Stripe hours, each in key order
+    due = [fact for _, fact in closing[:DUE_PER_TICK_MAX]]
+    return [Ticked(more=len(closing) > DUE_PER_TICK_MAX), *due]
+
+
+def _due_bounds(now_ms: int) -> tuple[int, int]:
+    """The first booking day and the first Stripe hour that are still open at `now_ms`."""
+    now_s = now_ms // 1_000
+    return now_s // DAY_S, (now_s - STRIPE_HOUR_OPEN_S) // HOUR_S
+
+
+def _drop_pairs(state: State, log_ms: int) -> None:
+    """Yesterday's pairs bind nobody any more; without a fact, since no answer depends on them."""
+    day, _ = _due_bounds(log_ms)
+    for key, _row in state.pairs.below(day, DUE_PER_TICK_MAX):
+        state.pairs.drop(PairsKey(*key))
+
+
+def _total_key(fact: TotalClosed) -> TotalKey:
+    return TotalKey(
+        fact.booking_day, fact.account, fact.billing_start_s, fact.meter, fact.feature, fact.model, fact.hour
+    )
+
+
+def _total_closed(key: TotalKey, nano: int, event_count: int, digest: int, version_offset: int) -> TotalClosed:
+    return TotalClosed(
+        account=key.account,
+        billing_start_s=key.billing_start_s,
+        meter=key.meter,
+        feature=key.feature,
+        model=key.model,
+        hour=key.hour,
+        booking_day=key.booking_day,
+        quantity=plain(nano),
+        event_count=event_count,
+        digest=digest.to_bytes(16, "little"),
+        version_offset=version_offset,
+    )

@@ -1,0 +1,178 @@
+"""The fold's state of one partition: rows in families, read by `decide` and written by `evolve` alone.
+
+`State` is the port; `MemoryState` is the whole of it in dictionaries, and `streams` has one over RocksDB.
+"""
+
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from billing.catalog.types import PlanRef
+
+__all__ = [
+    "Account",
+    "Counter",
+    "Family",
+    "MemoryFamily",
+    "MemoryState",
+    "PairsKey",
+    "PartitionRow",
+    "Seen",
+    "SeenKey",
+    "State",
+    "StripeHour",
+    "StripeHourKey",
+    "Total",
+    "TotalKey",
+]
+
+
+class PartitionRow(msgspec.Struct, frozen=True):
+    """What the genesis said."""
+
+    deployment_id: str
+    incarnation: int
+    partition_count: int
+    operator_public_key: bytes
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """What is used of one meter in its current quota period."""
+
+    period_start_s: int
+    used_nano: int
+
+
+class Account(msgspec.Struct, frozen=True):
+    plan: PlanRef
+    opened_at_ms: int
+    stripe_customer: str
+    counters: dict[str, Counter]
+    """By meter. A period's first event replaces its predecessor's counter."""
+    applied_offset: int
+    """The last record that changed this row."""
+
+
+class SeenKey(NamedTuple):
+    account: str
+    event_id: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """An event id that was met, and what a repeat must equal."""
+
+    accepted_at_ms: int
+    first_offset: int
+    payload_digest: bytes
+
+
+class TotalKey(NamedTuple):
+    """An hour total. The booking day leads, so that rows in key order are rows in the order they close."""
+
+    booking_day: int
+    account: str
+    billing_start_s: int
+    meter: str
+    feature: str
+    model: str
+    hour: int
+
+
+class Total(msgspec.Struct, frozen=True):
+    """Absolute: a reader replaces an older version of the row by a newer one."""
+
+    quantity_nano: int
+    event_count: int
+    digest: int
+    """Sum mod 2^128 of the digests of the events in it."""
+    version_offset: int
+
+
+class PairsKey(NamedTuple):
+    booking_day: int
+    account: str
+
+
+class StripeHourKey(NamedTuple):
+    """What Stripe is told of one hour. The hour leads: key order is the order of closing."""
+
+    hour: int
+    account: str
+    stripe_customer: str
+    stripe_event_name: str
+
+
+class StripeHour(msgspec.Struct, frozen=True):
+    quantity_nano: int
+    version_offset: int
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Family(Protocol[K, V]):
+    """Rows of one kind."""
+
+    def get(self, key: K, /) -> V | None: ...
+
+    def put(self, key: K, row: V, /) -> None: ...
+
+    def drop(self, key: K, /) -> None: ...
+
+    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
+        """The first `limit` rows, in key order, whose key's leading number is less than `bound`."""
+        ...
+
+
+class State(Protocol):
+    """One partition's rows. `partition` is None until the genesis was applied."""
+
+    partition: PartitionRow | None
+
+    @property
+    def accounts(self) -> Family[str, Account]: ...
+    @property
+    def seen(self) -> Family[SeenKey, Seen]: ...
+    @property
+    def totals(self) -> Family[TotalKey, Total]: ...
+    @property
+    def pairs(self) -> Family[PairsKey, frozenset[tuple[str, str]]]: ...
+    @property
+    def stripe_hours(self) -> Family[StripeHourKey, StripeHour]: ...
+
+
+class MemoryFamily(Generic[K, V]):
+    def __init__(self) -> None:
+        self.rows: dict[K, V] = {}
+
+    def get(self, key: K, /) -> V | None:
+        return self.rows.get(key)
+
+    def put(self, key: K, row: V, /) -> None:
+        self.rows[key] = row
+
+    def drop(self, key: K, /) -> None:
+        del self.rows[key]
+
+    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
+        due = [item for item in self.rows.items() if _key_order(item[0])[0] < bound]
+        return sorted(due, key=lambda item: _key_order(item[0]))[:limit]
+
+
+class MemoryState:
+    """A working state in dictionaries, for tests, replay and models."""
+
+    def __init__(self) -> None:
+        self.partition: PartitionRow | None = None
+        self.accounts: MemoryFamily[str, Account] = MemoryFamily()
+        self.seen: MemoryFamily[SeenKey, Seen] = MemoryFamily()
+        self.totals: MemoryFamily[TotalKey, Total] = MemoryFamily()
+        self.pairs: MemoryFamily[PairsKey, frozenset[tuple[str, str]]] = MemoryFamily()
+        self.stripe_hours: MemoryFamily[StripeHourKey, StripeHour] = MemoryFamily()
+
+
+def _key_order(key: object) -> tuple[Any, ...]:
+    """Text compares by its UTF-8 bytes, as it does in a store of bytes."""
+    assert isinstance(key, tuple)
+    return tuple(part.encode() if isinstance(part, str) else part for part in key)

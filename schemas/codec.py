@@ -1,0 +1,184 @@
+"""Avro in single-object encoding: two marker bytes, the schema's fingerprint, the body.
+
+The `.avsc` files beside this module are the schemas, `name.version.avsc`; every version ever published stays, so that every
+record ever written stays readable. A record is written with the newest version of its schema and read with its own.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+import fastavro
+import msgspec
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from billing.records import Command, Genesis, Record, Tick, Unreadable, UsageEvent
+
+__all__ = ["MARKER", "ApiKey", "DeadLetter", "Header", "decode", "decode_record", "encode", "schema_files"]
+
+MARKER: Final = b"\xc3\x01"
+_HEADER_BYTES = len(MARKER) + 8
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """On `control`: a key's digest and what it may do. `revoked_at_ms` is None while it is valid."""
+
+    key_id: str
+    digest: bytes
+    org: str
+    scopes: tuple[str, ...]
+    created_at_ms: int
+    revoked_at_ms: int | None = None
+
+
+class Header(msgspec.Struct, frozen=True):
+    name: str
+    value: bytes | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """On `dead-letters`: a refused record as it was, with the reason."""
+
+    incarnation: int
+    partition: int
+    offset: int
+    reason: str
+    message: str
+    append_ms: int
+    key: bytes | None
+    value: bytes | None
+    field: str | None = None
+    headers: tuple[Header, ...] = ()
+
+
+Encodable = UsageEvent | Tick | Genesis | Command | ApiKey | DeadLetter
+_NAMES: Final[dict[type[Any], str]] = {
+    UsageEvent: "usage_event",
+    Tick: "tick",
+    Genesis: "genesis",
+    Command: "command",
+    ApiKey: "api_key",
+    DeadLetter: "dead_letter",
+}
+
+
+class _Schema(NamedTuple):
+    prefix: bytes
+    """Marker and fingerprint: what a record of this schema begins with."""
+    parsed: Any
+    newest: Any
+    """The reader's schema: None when it is this one."""
+    build: Callable[..., Encodable]
+
+
+def encode(record: Encodable) -> bytes:
+    """The record as it lies on a topic."""
+    schema = _writers()[type(record)]
+    out = io.BytesIO()
+    out.write(schema.prefix)
+    fastavro.schemaless_writer(out, schema.parsed, msgspec.structs.asdict(record) if _flat(record) else _plain(record))
+    return out.getvalue()
+
+
+def decode(data: bytes | None) -> Encodable | Unreadable:
+    """The record that these bytes are. Bytes that are none become Unreadable; nothing is raised."""
+    if data is None:
+        return Unreadable("the record has no value")
+    schema = _readers().get(data[:_HEADER_BYTES])
+    if schema is None:
+        return Unreadable(_why_unknown(data))
+    body = io.BytesIO(data)
+    body.seek(_HEADER_BYTES)
+    try:
+        fields: dict[str, Any] = fastavro.schemaless_reader(body, schema.parsed, schema.newest)
+        record = schema.build(**fields)
+    except MemoryError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever the bytes make the decoder raise, they are the reason
+        return Unreadable(f"the body does not fit its schema ({type(exc).__name__})")
+    if body.tell() != len(data):
+        return Unreadable(f"{len(data) - body.tell()} bytes follow the record")
+    return record
+
+
+def decode_record(data: bytes | None) -> Record:
+    """As `decode`, for `usage-events`: kinds that do not belong there are unreadable too."""
+    record = decode(data)
+    if isinstance(record, (ApiKey, DeadLetter)):
+        return Unreadable(f"a record of kind {_NAMES[type(record)]} does not belong on this topic")
+    return record
+
+
+def schema_files() -> dict[str, dict[int, str]]:
+    """The text of each published schema, by name and version."""
+    found: dict[str, dict[int, str]] = {}
+    for file in (files("schemas") / "avro").iterdir():
+        name, version, _ = file.name.split(".")
+        found.setdefault(name, {})[int(version)] = file.read_text(encoding="utf-8")
+    return {name: dict(sorted(versions.items())) for name, versions in sorted(found.items())}
+
+
+def _tuples_for_lists(build: Callable[..., Encodable], names: tuple[str, ...]) -> Callable[..., Encodable]:
+    def built(**fields: Any) -> Encodable:
+        for name in names:
+            fields[name] = tuple(fields[name])
+        return build(**fields)
+
+    return built
+
+
+def _dead_letter(**fields: Any) -> DeadLetter:
+    fields["headers"] = tuple(Header(**header) for header in fields["headers"])
+    return DeadLetter(**fields)
+
+
+_BUILDERS: Final[dict[str, Callable[..., Encodable]]] = {
+    "usage_event": _tuples_for_lists(UsageEvent, ("tags",)),
+    "tick": Tick,
+    "genesis": Genesis,
+    "command": Command,
+    "api_key": _tuples_for_lists(ApiKey, ("scopes",)),
+    "dead_letter": _dead_letter,
+}
+
+
+@cache
+def _readers() -> dict[bytes, _Schema]:
+    return {schema.prefix: schema for name in _BUILDERS for schema in _versions(name)}
+
+
+@cache
+def _writers() -> dict[type[Any], _Schema]:
+    return {kind: _versions(name)[-1] for kind, name in _NAMES.items()}
+
+
+def _versions(name: str) -> list[_Schema]:
+    texts = list(schema_files()[name].values())
+    newest = fastavro.parse_schema(json.loads(texts[-1]))
+    schemas = []
+    for text in texts:
+        raw = json.loads(text)
+        print_hex = fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO")
+        prefix = MARKER + bytes.fromhex(print_hex)
+        reader = None if text == texts[-1] else newest
+        schemas.append(_Schema(prefix, fastavro.parse_schema(raw), reader, _BUILDERS[name]))
+    return schemas
+
+
+def _flat(record: Encodable) -> bool:
+    return not isinstance(record, DeadLetter)
+
+
+def _plain(record: Encodable) -> Any:
+    return msgspec.to_builtins(record, builtin_types=(bytes,))
+
+
+def _why_unknown(data: bytes) -> str:
+    if not data.startswith(MARKER):
+        return "the value does not begin with the marker of Avro's single-object encoding (C3 01)"
+    if len(data) < _HEADER_BYTES:
+        return f"the value ends after {len(data)} bytes, within the schema's fingerprint"
+    return f"no schema has the fingerprint {data[2:_HEADER_BYTES].hex()}"

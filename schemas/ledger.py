@@ -1,0 +1,165 @@
+"""The ledger's records: facts as MessagePack arrays, with where they come from.
+
+    [1, version, incarnation, partition, offset, seq, log_ms, source, [fact type, fields…]]      a fact
+    [2, version, incarnation, partition, offset, seq, part, parts, bytes]                        a piece of a large one
+
+A fact's identity is (incarnation, partition, offset of the record that caused it, seq). The first fact of each record carries
+the record as it was, and the offset of the record before it: a reader drops a repeat and stops at a gap. The field lists are
+the structs of `billing.facts`; fields are only ever added, at the end, with a default.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from billing.errors import BillingError
+from billing.facts import Fact
+from billing.records import Position
+
+__all__ = ["PART_BYTES_MAX", "LedgerGap", "LedgerReader", "Source", "SourceRecord", "encode_facts"]
+
+PART_BYTES_MAX: Final = 256 * 1024
+"""A larger record is split, so that a fact that carries a full-sized source still fits every broker's limit."""
+_VERSION: Final = 1
+
+
+class LedgerGap(BillingError):
+    """The ledger lacks facts that the ones after it name: it must not be read as if it were whole."""
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """A record of `usage-events` as it was."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    append_ms: int
+    previous_offset: int
+    """Offset of the record folded before it; -1 for a partition's first."""
+
+
+class _FactRecord(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    version: int
+    incarnation: int
+    partition: int
+    offset: int
+    seq: int
+    log_ms: int
+    source: Source | None
+    fact: Fact
+
+
+class _PartRecord(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    version: int
+    incarnation: int
+    partition: int
+    offset: int
+    seq: int
+    part: int
+    parts: int
+    data: bytes
+
+
+class SourceRecord(msgspec.Struct, frozen=True):
+    """One record of `usage-events` with all that it caused, in order."""
+
+    position: Position
+    log_ms: int
+    source: Source
+    facts: tuple[Fact, ...]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_FactRecord | _PartRecord).decode
+_decode_fact = msgspec.msgpack.Decoder(_FactRecord).decode
+
+
+def encode_facts(position: Position, log_ms: int, source: Source, facts: Sequence[Fact]) -> list[bytes]:
+    """The ledger's records for one source record, in order."""
+    incarnation, partition, offset = position.incarnation, position.partition, position.offset
+    records = []
+    for seq, fact in enumerate(facts):
+        first = None if seq else source
+        data = _encode(_FactRecord(_VERSION, incarnation, partition, offset, seq, log_ms, first, fact))
+        if len(data) <= PART_BYTES_MAX:
+            records.append(data)
+        else:
+            records += _split(position, seq, data)
+    return records
+
+
+class LedgerReader:
+    """Puts the ledger's records of one partition together again: whole source records, each once, without a gap.
+
+    Feed it the records of one partition in order; a source record is given out when the next one begins or, by `flush`,
+    at the end of what is committed (the facts of one record are committed together).
+    """
+
+    def __init__(self, *, after_offset: int | None = None) -> None:
+        """`after_offset`: the last source offset already known; None to begin at whatever comes first."""
+        self._known_offset = after_offset
+        self._open: list[_FactRecord] = []
+        self._parts: list[bytes] = []
+
+    def feed(self, values: Iterable[bytes]) -> Iterator[SourceRecord]:
+        """The source records that are complete now. Raises LedgerGap."""
+        for value in values:
+            record = self._whole(_decode(value))
+            if record is None:
+                continue
+            if record.seq == 0:
+                yield from self.flush()
+                self._begin(record)
+            elif self._open:
+                self._continue(record)
+
+    def flush(self) -> Iterator[SourceRecord]:
+        """The source record that is still open, if any: call when all that is committed was fed."""
+        if not self._open:
+            return
+        whole, self._open = self._open, []
+        first = whole[0]
+        self._known_offset = first.offset
+        assert first.source is not None, "the first fact carries its source"
+        position = Position(first.incarnation, first.partition, first.offset)
+        yield SourceRecord(position, first.log_ms, first.source, tuple(record.fact for record in whole))
+
+    def _begin(self, record: _FactRecord) -> None:
+        assert record.source is not None, f"the first fact of offset {record.offset} lacks its source"
+        known = self._known_offset
+        if known is not None and record.offset <= known:
+            return  # a repeat: its first fact is dropped, and so are the others, which follow no open record
+        if known is not None and record.source.previous_offset != known:
+            message = (
+                f"ledger partition {record.partition}: offset {record.offset} follows {record.source.previous_offset},"
+                f" but the last one read is {known}"
+            )
+            raise LedgerGap(message)
+        self._open = [record]
+
+    def _continue(self, record: _FactRecord) -> None:
+        last = self._open[-1]
+        if (record.offset, record.seq) != (last.offset, last.seq + 1):
+            message = f"ledger partition {record.partition}: fact {record.offset}.{record.seq} follows {last.offset}.{last.seq}"
+            raise LedgerGap(message)
+        self._open.append(record)
+
+    def _whole(self, record: _FactRecord | _PartRecord) -> _FactRecord | None:
+        if isinstance(record, _FactRecord):
+            return record
+        self._parts = [*self._parts, record.data] if record.part else [record.data]
+        if len(self._parts) != record.part + 1:
+            message = f"ledger partition {record.partition}: part {record.part} of {record.offset} came alone"
+            raise LedgerGap(message)
+        return _decode_fact(b"".join(self._parts)) if record.part == record.parts - 1 else None
+
+
+def _split(position: Position, seq: int, data: bytes) -> list[bytes]:
+    pieces = [data[start : start + PART_BYTES_MAX] for start in range(0, len(data), PART_BYTES_MAX)]
+    return [
+        _encode(
+            _PartRecord(_VERSION, position.incarnation, position.partition, position.offset, seq, n, len(pieces), piece)
+        )
+        for n, piece in enumerate(pieces)
+    ]

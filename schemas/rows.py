@@ -1,0 +1,249 @@
+"""The fold's rows as bytes: keys whose byte order is the rows' order, values as MessagePack arrays with a leading version.
+
+A key begins with a letter for its family; numbers are 8 bytes, big-endian; text ends in a zero byte, which no name on the log
+may hold. The tables and their changelogs hold exactly these bytes.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from billing.catalog.types import PlanRef
+from billing.state import (
+    Account,
+    Counter,
+    PairsKey,
+    PartitionRow,
+    Seen,
+    SeenKey,
+    StripeHour,
+    StripeHourKey,
+    Total,
+    TotalKey,
+)
+
+__all__ = [
+    "ACCOUNTS",
+    "PAIRS",
+    "POSITION_KEY",
+    "SEEN",
+    "STRIPE_HOURS",
+    "TOTALS",
+    "PositionRow",
+    "RowCodec",
+    "decode_position",
+    "encode_position",
+]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+POSITION_KEY: Final = b"\x00position"
+_VERSION: Final = 1
+_NUMBER: Final = struct.Struct(">Q")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class PositionRow(msgspec.Struct, frozen=True, array_like=True):
+    """How far the fold's rows reflect the log: the only position there is. Written with the rows, in one transaction."""
+
+    version: int
+    next_offset: int
+    last_offset: int
+    """The record folded last; -1 before the first."""
+    last_append_ms: int
+    log_ms: int
+    """Log time: the highest append time so far."""
+    deployment_id: str
+    incarnation: int
+    partition_count: int
+    operator_public_key: bytes
+
+    @property
+    def partition_row(self) -> PartitionRow:
+        return PartitionRow(self.deployment_id, self.incarnation, self.partition_count, self.operator_public_key)
+
+
+_decode_position = msgspec.msgpack.Decoder(PositionRow).decode
+
+
+def encode_position(next_offset: int, last_offset: int, last_append_ms: int, log_ms: int, row: PartitionRow) -> bytes:
+    return _encode(
+        PositionRow(
+            _VERSION,
+            next_offset,
+            last_offset,
+            last_append_ms,
+            log_ms,
+            row.deployment_id,
+            row.incarnation,
+            row.partition_count,
+            row.operator_public_key,
+        )
+    )
+
+
+def decode_position(value: bytes) -> PositionRow:
+    return _decode_position(value)
+
+
+class RowCodec(NamedTuple, Generic[K, V]):
+    """How one family of rows lies in its table."""
+
+    table: str
+    prefix: bytes
+    encode_key: Callable[[K], bytes]
+    decode_key: Callable[[bytes], K]
+    encode_row: Callable[[V], bytes]
+    decode_row: Callable[[bytes], V]
+
+    def bound(self, number: int) -> bytes:
+        """The first key whose leading number is `number`."""
+        return self.prefix + _NUMBER.pack(max(number, 0))
+
+
+class _AccountRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    plan: PlanRef
+    opened_at_ms: int
+    stripe_customer: str
+    counters: dict[str, tuple[int, str]]
+    applied_offset: int
+
+
+class _SeenRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    accepted_at_ms: int
+    first_offset: int
+    payload_digest: bytes
+
+
+class _TotalRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    quantity_nano: str
+    event_count: int
+    digest: bytes
+    version_offset: int
+
+
+class _StripeHourRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    quantity_nano: str
+    version_offset: int
+
+
+class _PairsRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    pairs: tuple[tuple[str, str], ...]
+
+
+_decode_account_row = msgspec.msgpack.Decoder(_AccountRow).decode
+_decode_seen_row = msgspec.msgpack.Decoder(_SeenRow).decode
+_decode_total_row = msgspec.msgpack.Decoder(_TotalRow).decode
+_decode_stripe_hour_row = msgspec.msgpack.Decoder(_StripeHourRow).decode
+_decode_pairs_row = msgspec.msgpack.Decoder(_PairsRow).decode
+
+
+def _encode_account(row: Account) -> bytes:
+    counters = {meter: (c.period_start_s, str(c.used_nano)) for meter, c in row.counters.items()}
+    return _encode(_AccountRow(_VERSION, row.plan, row.opened_at_ms, row.stripe_customer, counters, row.applied_offset))
+
+
+def _decode_account(value: bytes) -> Account:
+    row = _decode_account_row(value)
+    counters = {meter: Counter(start_s, int(used)) for meter, (start_s, used) in row.counters.items()}
+    return Account(row.plan, row.opened_at_ms, row.stripe_customer, counters, row.applied_offset)
+
+
+def _encode_seen(row: Seen) -> bytes:
+    return _encode(_SeenRow(_VERSION, row.accepted_at_ms, row.first_offset, row.payload_digest))
+
+
+def _decode_seen(value: bytes) -> Seen:
+    row = _decode_seen_row(value)
+    return Seen(row.accepted_at_ms, row.first_offset, row.payload_digest)
+
+
+def _encode_total(row: Total) -> bytes:
+    digest = row.digest.to_bytes(16, "little")
+    return _encode(_TotalRow(_VERSION, str(row.quantity_nano), row.event_count, digest, row.version_offset))
+
+
+def _decode_total(value: bytes) -> Total:
+    row = _decode_total_row(value)
+    return Total(int(row.quantity_nano), row.event_count, int.from_bytes(row.digest, "little"), row.version_offset)
+
+
+def _encode_stripe_hour(row: StripeHour) -> bytes:
+    return _encode(_StripeHourRow(_VERSION, str(row.quantity_nano), row.version_offset))
+
+
+def _decode_stripe_hour(value: bytes) -> StripeHour:
+    row = _decode_stripe_hour_row(value)
+    return StripeHour(int(row.quantity_nano), row.version_offset)
+
+
+def _encode_pairs(row: frozenset[tuple[str, str]]) -> bytes:
+    return _encode(_PairsRow(_VERSION, tuple(sorted(row))))
+
+
+def _decode_pairs(value: bytes) -> frozenset[tuple[str, str]]:
+    return frozenset(_decode_pairs_row(value).pairs)
+
+
+def _key_of(prefix: bytes, *parts: int | str) -> bytes:
+    return prefix + b"".join(_NUMBER.pack(part) if isinstance(part, int) else part.encode() + b"\x00" for part in parts)
+
+
+def _parts_of(key: bytes, shape: str) -> list[Any]:
+    """The parts of a key without its prefix; `shape` has an `n` for each number and a `t` for each text."""
+    parts: list[Any] = []
+    at = 1
+    for kind in shape:
+        if kind == "n":
+            parts.append(_NUMBER.unpack_from(key, at)[0])
+            at += _NUMBER.size
+        else:
+            end = key.index(b"\x00", at)
+            parts.append(key[at:end].decode())
+            at = end + 1
+    return parts
+
+
+ACCOUNTS: Final = RowCodec[str, Account](
+    "accounts", b"a", lambda key: b"a" + key.encode(), lambda key: key[1:].decode(), _encode_account, _decode_account
+)
+SEEN: Final = RowCodec[SeenKey, Seen](
+    "seen",
+    b"s",
+    lambda key: b"s%b\x00%b" % (key[0].encode(), key[1].encode()),
+    lambda key: SeenKey(*(part.decode() for part in key[1:].split(b"\x00"))),
+    _encode_seen,
+    _decode_seen,
+)
+TOTALS: Final = RowCodec[TotalKey, Total](
+    "accounts",
+    b"t",
+    lambda key: _key_of(b"t", *key),
+    lambda key: TotalKey(*_parts_of(key, "ntntttn")),
+    _encode_total,
+    _decode_total,
+)
+PAIRS: Final = RowCodec[PairsKey, frozenset[tuple[str, str]]](
+    "accounts",
+    b"p",
+    lambda key: _key_of(b"p", *key),
+    lambda key: PairsKey(*_parts_of(key, "nt")),
+    _encode_pairs,
+    _decode_pairs,
+)
+STRIPE_HOURS: Final = RowCodec[StripeHourKey, StripeHour](
+    "accounts",
+    b"u",
+    lambda key: _key_of(b"u", *key),
+    lambda key: StripeHourKey(*_parts_of(key, "nttt")),
+    _encode_stripe_hour,
+    _decode_stripe_hour,
+)
