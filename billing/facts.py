@@ -170,7 +170,7 @@ class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """A command had no effect, for `reason`."""
 
     reason: Reason
-    type: str
+    kind: str
     message: str
 
 
