@@ -7,7 +7,7 @@ import re
 
 from billing.errors import InvalidField
 
-__all__ = ["NANO", "parse_quantity", "plain"]
+__all__ = ["NANO", "nano_of", "parse_quantity", "plain"]
 
 NANO = 10**9
 """Nano-units in one unit: quantities have at most 9 decimals."""
@@ -35,6 +35,12 @@ def plain(nano: int) -> str:
     """Nano-units as a plain decimal string without trailing zeros; the one spelling that digests are made over."""
     whole, decimals = divmod(nano, NANO)
     return str(whole) if not decimals else f"{whole}.{decimals:09d}".rstrip("0")
+
+
+def nano_of(text: str) -> int:
+    """What `plain` wrote, read back. Of any size: a sum may pass the limit of a single event's quantity."""
+    whole, _, decimals = text.partition(".")
+    return int(whole) * NANO + (int(decimals.ljust(9, "0")) if decimals else 0)
 
 
 def _why_not(text: str) -> str:

@@ -18,7 +18,7 @@ from billing.facts import (
 from billing.metering.digest import DIGEST_MODULUS, entry_digest, payload_digest
 from billing.metering.rules import PAIRS_PER_DAY_MAX, WINDOW_MS, check_fields, check_time, measured
 from billing.periods import DAY_S, HOUR_S, period_at
-from billing.quantities import parse_quantity, plain
+from billing.quantities import nano_of, plain
 from billing.records import Status, UsageEvent
 from billing.state import (
     Account,
@@ -80,7 +80,7 @@ def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, offset: i
     quota_start_s = period_at(catalog.plans[account.plan].quota_period, fact.occurred_at_us // 1_000_000).start_s
     counters = dict(account.counters)
     for entry in fact.entries:
-        nano = parse_quantity(entry.quantity)
+        nano = nano_of(entry.quantity)
         counters[entry.meter] = _counter(counters.get(entry.meter), quota_start_s, nano)
         _add_to_total(state, fact, entry, nano, offset)
         if entry.stripe_event_name is not None:

@@ -1,0 +1,162 @@
+"""The fold of `usage-events`: the pure rules of `billing`, fed with records and turned into an epoch's effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from billing.catalog.types import Catalog
+from billing.facts import CommandRefused, EventRejected, Fact, Reason, StripeHourClosed, TotalClosed
+from billing.fold import NoGenesis, decide, evolve, is_due
+from billing.quantities import nano_of
+from billing.records import Genesis, Logged, Position, UsageEvent
+from billing.records import Record as LogRecord
+from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
+from schemas.codec import DeadLetter, Header, decode_record, encode
+from schemas.ledger import Source, encode_facts
+from schemas.rows import POSITION_KEY, STRIPE_HOURS, TOTALS, PositionRow, decode_position, encode_position
+from schemas.totals import encode_stripe_hour, encode_total
+from streams.port import Epoch, PartitionFold, Record, Store
+from streams.rows import StoreState
+
+__all__ = ["UsageFold", "UsagePartition"]
+
+
+class UsageFold:
+    """Makes the folds of partitions, all under one catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def open(self, partition: int, store: Store) -> PartitionFold:
+        return UsagePartition(self._catalog, partition, store)
+
+
+class UsagePartition:
+    """One partition's fold. Its state is its rows: dropped and built anew, it goes on as if nothing had been."""
+
+    def __init__(self, catalog: Catalog, partition: int, store: Store) -> None:
+        (stored,) = store.get_many(TOTALS.table, [POSITION_KEY])
+        position: PositionRow | None = None if stored is None else decode_position(stored)
+        self._catalog = catalog
+        self._partition = partition
+        self._state = StoreState(store, position.partition_row if position else None)
+        self._log_ms = position.log_ms if position else 0
+        self._last_offset = position.last_offset if position else -1
+        self._last_append_ms = position.last_append_ms if position else 0
+        self.next_offset: int | None = position.next_offset if position else None
+
+    def fold(self, records: Sequence[Record]) -> Epoch:
+        """Decide the records in their order. Raises NoGenesis where the partition is not a deployment's."""
+        decoded = [decode_record(record.value) for record in records]
+        self._load(records, decoded)
+        epoch = Epoch(ledger=[], totals={}, dead_letters=[], rows={}, next_offset=records[-1].offset + 1)
+        for record, value in zip(records, decoded, strict=True):
+            self._fold_one(record, value, epoch)
+        self._publish_totals(epoch)
+        epoch.rows = self._state.take()
+        epoch.rows[TOTALS.table][POSITION_KEY] = self._position_row(epoch.next_offset)
+        self.next_offset = epoch.next_offset
+        return epoch
+
+    def is_due(self, now_ms: int) -> bool:
+        """Whether a tick appended now would close anything."""
+        return is_due(self._state, now_ms)
+
+    def _load(self, records: Sequence[Record], decoded: Sequence[LogRecord]) -> None:
+        """Read what the records will ask for in two calls: rows come at 2 µs a call, not a row."""
+        accounts: dict[str, None] = {}
+        ids = []
+        for record, value in zip(records, decoded, strict=True):
+            if isinstance(value, UsageEvent) and record.key is not None:
+                account = record.key.decode("utf-8", "replace")
+                accounts[account] = None
+                ids.append(SeenKey(account, value.event_id))
+        self._state.accounts.load(accounts)
+        self._state.seen.load(ids)
+
+    def _fold_one(self, record: Record, value: LogRecord, epoch: Epoch) -> None:
+        """Decide one record: its facts change the state, and go to the ledger with the record as it was."""
+        self._log_ms = max(self._log_ms, record.timestamp)
+        position = Position(self._incarnation(value), self._partition, record.offset)
+        logged = Logged(value, record.key, self._log_ms)
+        facts = decide(self._state, self._catalog, logged, position)
+        for fact in facts:
+            evolve(self._state, self._catalog, fact, position, self._log_ms)
+            self._publish(fact, record, position, epoch)
+        source = Source(record.key, record.value, tuple(record.headers), record.timestamp, self._last_offset)
+        for data in encode_facts(position, self._log_ms, source, facts):
+            epoch.ledger.append((record.key, data))
+        self._last_offset, self._last_append_ms = record.offset, record.timestamp
+
+    def _incarnation(self, value: LogRecord) -> int:
+        if self._state.partition is not None:
+            return self._state.partition.incarnation
+        return value.incarnation if isinstance(value, Genesis) else 0
+
+    def _publish(self, fact: Fact, record: Record, position: Position, epoch: Epoch) -> None:
+        """What some facts send beside the ledger: dead letters, and the last value of a row that closes."""
+        match fact:
+            case EventRejected() if fact.reason is not Reason.FAILED_CALL:
+                epoch.dead_letters.append(_dead_letter(fact.reason, fact.field, fact.message, record, position))
+            case CommandRefused():
+                epoch.dead_letters.append(_dead_letter(fact.reason, None, fact.message, record, position))
+            case TotalClosed():
+                key, row = _closed_total(fact)
+                epoch.totals[TOTALS.encode_key(key)] = encode_total(position.incarnation, position.partition, key, row)
+            case StripeHourClosed():
+                hour_key, hour = _closed_stripe_hour(fact)
+                data = encode_stripe_hour(position.incarnation, position.partition, hour_key, hour)
+                epoch.totals[STRIPE_HOURS.encode_key(hour_key)] = data
+            case _:
+                pass
+
+    def _publish_totals(self, epoch: Epoch) -> None:
+        """Each row that the epoch changed and left open, once."""
+        if self._state.partition is None:
+            return
+        incarnation, partition = self._state.partition.incarnation, self._partition
+        for key, row in self._state.totals.changed.items():
+            if row is not None:
+                epoch.totals[TOTALS.encode_key(key)] = encode_total(incarnation, partition, key, row)
+        for hour_key, hour in self._state.stripe_hours.changed.items():
+            if hour is not None:
+                data = encode_stripe_hour(incarnation, partition, hour_key, hour)
+                epoch.totals[STRIPE_HOURS.encode_key(hour_key)] = data
+
+    def _position_row(self, next_offset: int) -> bytes:
+        partition_row = self._state.partition
+        if partition_row is None:
+            message = f"partition {self._partition} has no genesis; make its topics with: meterlog topics create"
+            raise NoGenesis(message)
+        return encode_position(next_offset, self._last_offset, self._last_append_ms, self._log_ms, partition_row)
+
+
+def _dead_letter(
+    reason: Reason, field: str | None, message: str, record: Record, position: Position
+) -> tuple[bytes, bytes]:
+    letter = DeadLetter(
+        incarnation=position.incarnation,
+        partition=position.partition,
+        offset=position.offset,
+        reason=reason,
+        message=message,
+        append_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        field=field,
+        headers=tuple(Header(name, value) for name, value in record.headers),
+    )
+    return f"{position.incarnation}/{position.partition}/{position.offset}".encode(), encode(letter)
+
+
+def _closed_total(fact: TotalClosed) -> tuple[TotalKey, Total]:
+    key = TotalKey(
+        fact.booking_day, fact.account, fact.billing_start_s, fact.meter, fact.feature, fact.model, fact.hour
+    )
+    digest = int.from_bytes(fact.digest, "little")
+    return key, Total(nano_of(fact.quantity), fact.event_count, digest, fact.version_offset)
+
+
+def _closed_stripe_hour(fact: StripeHourClosed) -> tuple[StripeHourKey, StripeHour]:
+    key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, fact.stripe_event_name)
+    return key, StripeHour(nano_of(fact.quantity), fact.version_offset)
