@@ -64,7 +64,7 @@ def fetch_jars(report: Report = silent) -> Path:
         return libs
     check_java()
     program = maven()
-    with _only_one(kafka_dir()):
+    with only_one(kafka_dir()):
         if not libs.is_dir():
             report(f"fetching Apache Kafka {kafka_version()} (about 45 MB) with Maven")
             _fetch_into(libs, program)
@@ -77,17 +77,11 @@ def classpath(libs: Path) -> str:
 
 
 def _fetch_into(libs: Path, program: str) -> None:
-    _remove_leftovers(libs.parent)
+    remove_leftovers(libs.parent, "fetching-*")
     with tempfile.TemporaryDirectory(prefix="fetching-", dir=libs.parent) as scratch:
         fetched = Path(scratch) / "libs"
         _run_maven(program, fetched)
         fetched.rename(libs)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Half-fetched directories of processes that were killed; the lock says that none of them is alive."""
-    for leftover in folder.glob("fetching-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _run_maven(program: str, target: Path) -> None:
@@ -117,9 +111,15 @@ def _failure(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel lets go of it when the holder dies."""
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, waiting for it; the kernel lets go of it when the holder dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Half-made directories of processes that were killed: whoever holds the folder's lock knows that none lives."""
+    for leftover in folder.glob(pattern):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -45,13 +45,18 @@ class EmbeddedKafka:
         brokers: int = 1,
         port: int | None = None,
         overrides: Mapping[str, object] = _NO_OVERRIDES,
+        jvm_options: Sequence[str] | None = None,
     ) -> None:
-        """`port` fixes the first broker's client port; `overrides` are broker properties that win over ours."""
+        """`port` fixes the first broker's client port; `overrides` are broker properties that win over ours.
+
+        `jvm_options` (None: those that use the class archive) go to the brokers' JVMs.
+        """
         assert brokers >= 1, "a cluster has at least one broker"
         self.data_dir = Path(data_dir).absolute()
         self.brokers = brokers
         self._fixed_port = port
         self._overrides = dict(overrides)
+        self._jvm_options = None if jvm_options is None else list(jvm_options)
         self._processes: list[Process | None] = [None] * brokers
         self._ports: list[int] = []
         self._libs = Path()
@@ -99,7 +104,7 @@ class EmbeddedKafka:
 
     def command(self, index: int = 0) -> list[str]:
         """The command line of broker `index`, to be run in `folder(index)`; the same for every restart."""
-        options = ["-Dmeterlog.role=kafka", *archive_options()]
+        options = archive_options() if self._jvm_options is None else self._jvm_options
         return broker_config.java_command(java(), self._libs, options, "kafka.Kafka", [broker_config.PROPERTIES_FILE])
 
     def is_ready(self) -> bool:
