@@ -1,0 +1,65 @@
+"""Brings the tables of newly owned partitions up to their changelogs' ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from aiokafka.structs import TopicPartition
+
+from streams.errors import StateForeign
+from streams.exit import say
+from streams.log_reader import LogReader
+from streams.positions import LogRange
+from streams.tables import Applied, PartitionTable
+
+__all__ = ["load"]
+
+
+async def load(
+    reader: LogReader, tables: Mapping[TopicPartition, PartitionTable], now_ms: int, state_age_max_ms: int
+) -> int:
+    """Apply what the tables lack of their changelogs; gives the number of records read.
+
+    Each table goes on from its own position: a worker killed between the write batches of two tables leaves one
+    behind the other. Cancelled, it leaves tables that are behind, and consistent with their own position.
+    Call it after the partitions' writers are open: before, a former owner may still append.
+    """
+    missing = {}
+    for tp, log_range in (await reader.ranges(tables)).items():
+        start = _prepare(tp, tables[tp], log_range, now_ms, state_age_max_ms)
+        missing[tp] = LogRange(start, log_range.end)
+        if start >= log_range.end:
+            tables[tp].apply((), Applied(log_range.end, now_ms))
+    loaded = 0
+    async for page in reader.read(missing):
+        rows = ((record.key, record.value) for record in page.records)
+        tables[page.tp].apply(rows, Applied(page.next_offset, now_ms))
+        loaded += len(page.records)
+        await asyncio.sleep(0)  # heartbeats run on another thread, but a stop must be heard here
+    for tp, part in missing.items():
+        tables[tp].apply((), Applied(part.end, now_ms))
+    return loaded
+
+
+def _prepare(tp: TopicPartition, table: PartitionTable, log_range: LogRange, now_ms: int, state_age_max_ms: int) -> int:
+    """The changelog offset from which `table` must be read; wipes a table that may lack deletions.
+
+    Raises StateForeign when it reflects more than the changelog has.
+    """
+    applied = table.applied
+    if applied is None:
+        return log_range.start
+    if applied.next_offset > log_range.end:
+        message = (
+            f"{tp.topic}/{tp.partition}: the local table reflects {applied.next_offset} records, the changelog ends at "
+            f"{log_range.end}: it belongs to another log; give this worker an empty data directory"
+        )
+        raise StateForeign(message)
+    is_below_start = applied.next_offset < log_range.start
+    is_too_old = now_ms - applied.as_of_ms > state_age_max_ms
+    if is_below_start or is_too_old:
+        say("tables.wiped", table=tp.topic, partition=tp.partition, below_start=is_below_start, too_old=is_too_old)
+        table.wipe()
+        return log_range.start
+    return applied.next_offset

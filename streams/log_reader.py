@@ -1,0 +1,90 @@
+"""Reads whole partitions in bulk, by a consumer without a group: changelogs into tables, a ledger for its first fact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import aiokafka
+from aiokafka.structs import TopicPartition
+
+from streams.positions import LogRange
+
+__all__ = ["LogReader", "Page"]
+
+_RECORDS_PER_PAGE = 20_000
+_FETCH_WAIT_MS = 100
+_POLL_MS = 200
+
+
+class Page(NamedTuple):
+    """Records of one partition, in order, and where the reader stands after them."""
+
+    tp: TopicPartition
+    records: Sequence[aiokafka.ConsumerRecord]
+    next_offset: int
+
+
+class LogReader:
+    """An open reader of committed records. Use as an async context manager."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=4 << 20,
+            fetch_max_bytes=64 << 20,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._consumer.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._consumer.stop()
+
+    async def ranges(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, LogRange]:
+        """First kept offset and last stable offset of each partition."""
+        wanted = list(tps)
+        starts, ends = await asyncio.gather(
+            self._consumer.beginning_offsets(wanted), self._consumer.end_offsets(wanted)
+        )
+        return {tp: LogRange(starts[tp], ends[tp]) for tp in wanted}
+
+    async def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncIterator[Page]:
+        """Every committed record from start to before end, partition by partition as they arrive.
+
+        Progress is the reader's position, not the last record's offset: what lies at the end is a transaction's
+        marker, which no reader is ever given.
+        """
+        todo = {tp: part for tp, part in parts.items() if part.start < part.end}
+        if not todo:
+            return
+        self._consumer.assign(list(todo))
+        for tp, part in todo.items():
+            self._consumer.seek(tp, part.start)
+        while todo:
+            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_PAGE)
+            for tp in list(todo):
+                position = await self._consumer.position(tp)
+                if tp in pages:
+                    yield Page(tp, pages[tp], position)
+                if position >= todo[tp].end:
+                    self._consumer.pause(tp)
+                    del todo[tp]
+
+    async def has_records(self, tp: TopicPartition, log_range: LogRange) -> bool:
+        """Whether there is any committed record: a log of aborted transactions has offsets, and nothing to read."""
+        found = False
+        async for page in self.read({tp: log_range}):
+            found = found or bool(page.records)
+            if found:
+                break
+        return found

@@ -1,0 +1,72 @@
+"""What a worker is told: addresses, names, limits. Read by the composition root, handed in as arguments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas import topics
+from streams.port import TABLES
+
+__all__ = ["Options", "TopicNames", "wall_clock_ms"]
+
+
+def wall_clock_ms() -> int:
+    """Now, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """The topics that a worker reads and writes; all have the same partition count."""
+
+    source: str = topics.USAGE_EVENTS
+    ledger: str = topics.LEDGER
+    totals: str = topics.USAGE_TOTALS
+    dead_letters: str = topics.DEAD_LETTERS
+    accounts_changelog: str = topics.ACCOUNTS_CHANGELOG
+    seen_changelog: str = topics.SEEN_CHANGELOG
+
+    @property
+    def changelogs(self) -> dict[str, str]:
+        """Changelog topic by table."""
+        return dict(zip(TABLES, (self.accounts_changelog, self.seen_changelog), strict=True))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.source, self.ledger, self.totals, self.dead_letters, *self.changelogs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One worker's settings."""
+
+    bootstrap_servers: str
+    """host:port, separated by commas."""
+    data_dir: Path
+    """Where the tables lie; this worker's alone."""
+    group: str = topics.FOLD_GROUP
+    """Consumer group, and prefix of the partitions' transactional ids."""
+    instance_id: str | None = None
+    """Static membership: a restarted worker takes its partitions back at once, instead of after `session_timeout_s`.
+    Must be unique in the group. None: a dynamic member, which leaves the group when it stops."""
+    session_timeout_s: float = 6.0
+    """How long a silent worker keeps its partitions; also how long a drain may take."""
+    stop_timeout_s: float = 10.0
+    """How long a stop may take before the process ends anyhow; it promises nothing that is not committed."""
+    topics: TopicNames = field(default_factory=TopicNames)
+    records_per_epoch_max: int = 8_000
+    """8,000 records are 100-200 ms of folding, during which nothing else runs on the loop."""
+    records_waiting_max: int = 20_000
+    """Of one partition: past it, its fetching pauses."""
+    transactions_at_once: int = 4
+    """Many small transactions collapse (500/s: timeouts); a partition that waits for its turn gathers a larger epoch."""
+    transaction_timeout_ms: int = 10_000
+    """When the broker aborts what a vanished worker left open; until then readers of committed records stand."""
+    state_age_max_ms: int = 7 * 86_400_000
+    """Local tables that were out of date for longer are loaded anew: compaction drops tombstones after 14 days."""
+    block_cache_bytes: int = 64 << 20
+    """RocksDB's, shared by all tables of the worker."""
+    now_ms: Callable[[], int] = wall_clock_ms
