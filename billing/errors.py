@@ -2,6 +2,9 @@
 
 BillingError
 └── InvalidField    a value breaks a rule that the sender can mend; names the field
+
+Messages become facts, so they too are functions of the record alone. What they quote is quoted with `!a`: `!r` asks
+Unicode's tables what is printable, and those differ between Python's versions.
 """
 
 __all__ = ["BillingError", "InvalidField"]

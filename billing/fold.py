@@ -123,7 +123,7 @@ def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Log
         )
         return [EventRejected(Reason.MISROUTED, "key", message, str(name), None, None)]
     if event.customer_id != name.customer_id:
-        message = f"the key names customer {name.customer_id[:48]!r}, the event {event.customer_id[:48]!r}"
+        message = f"the key names customer {name.customer_id[:48]!a}, the event {event.customer_id[:48]!a}"
         return [EventRejected(Reason.KEY_MISMATCH, "customer_id", message, str(name), None, None)]
     return decide_usage(state, catalog, event, name, logged.log_ms)
 
@@ -142,7 +142,7 @@ def _decide_tick(state: State, log_ms: int) -> list[Fact]:
     ]
     closing += [
         (
-            key.hour * HOUR_S + STRIPE_HOUR_OPEN_S,
+            (key.hour + 1) * HOUR_S + STRIPE_HOUR_OPEN_S,
             StripeHourClosed(
                 key.account,
                 key.stripe_customer,

@@ -1,5 +1,6 @@
 """Money: an integer of atto-units (10^-18) of a currency. Floats never enter; rounding happens once, at an invoice line."""
 
+import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 
 import msgspec
@@ -10,6 +11,8 @@ __all__ = ["ATTO", "Money"]
 
 ATTO = 10**18
 
+# What a column of 38 digits with 18 decimals holds. A pattern, since `Decimal` also reads NaN, Infinity and 1e999999999.
+_DECIMAL = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,18}))?", re.ASCII)
 _EXACT = Context(prec=60, traps=[Inexact, InvalidOperation])
 _ROUNDED = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
@@ -23,14 +26,14 @@ class Money(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, currency: str) -> "Money":
-        """A decimal string as money. Raises InvalidField when it does not fit in 18 decimals."""
-        try:
-            value = _EXACT.create_decimal(text)
-            atto = _EXACT.to_integral_exact(_EXACT.multiply(value, Decimal(ATTO)))
-        except (Inexact, InvalidOperation) as exc:
-            message = f"{text[:48]!r} is not a decimal amount with at most 18 decimals"
-            raise InvalidField("amount", message) from exc
-        return cls(int(atto), currency)
+        """A plain decimal string as money. Raises InvalidField past 20 whole digits or 18 decimals."""
+        match = _DECIMAL.fullmatch(text)
+        if match is None:
+            message = f"{text[:48]!a} is not a decimal amount of at most 20 whole digits and 18 decimals"
+            raise InvalidField("amount", message)
+        sign, whole, decimals = match.groups()
+        atto = int(whole) * ATTO + (int(decimals.ljust(18, "0")) if decimals else 0)
+        return cls(-atto if sign else atto, currency)
 
     def __add__(self, other: "Money") -> "Money":
         assert self.currency == other.currency, f"cannot add {other.currency} to {self.currency}"
@@ -45,11 +48,12 @@ class Money(msgspec.Struct, frozen=True):
         return Money(self.atto * factor, self.currency)
 
     def plain(self) -> str:
-        """The exact amount as a plain decimal string."""
-        text = format(_EXACT.divide(Decimal(self.atto), Decimal(ATTO)), "f")
-        return text.rstrip("0").rstrip(".") if "." in text else text
+        """The exact amount as a plain decimal string, without trailing zeros."""
+        whole, decimals = divmod(abs(self.atto), ATTO)
+        sign = "-" if self.atto < 0 else ""
+        return f"{sign}{whole}" if not decimals else f"{sign}{whole}.{decimals:018d}".rstrip("0")
 
     def rounded(self, decimals: int) -> Decimal:
         """The amount rounded half-even to `decimals` places: for an invoice line, once."""
-        quantum = Decimal(1).scaleb(-decimals)
-        return _ROUNDED.quantize(_ROUNDED.divide(Decimal(self.atto), Decimal(ATTO)), quantum)
+        exact = _EXACT.scaleb(Decimal(self.atto), -18)
+        return _ROUNDED.quantize(exact, _EXACT.scaleb(Decimal(1), -decimals))

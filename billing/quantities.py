@@ -46,8 +46,8 @@ def nano_of(text: str) -> int:
 def _why_not(text: str) -> str:
     shown = text if len(text) <= 48 else f"{text[:45]}..."
     if text.startswith("-"):
-        return f"{shown!r} is negative; send a quantity of 0 or more"
+        return f"{shown!a} is negative; send a quantity of 0 or more"
     return (
-        f"{shown!r} is not a plain decimal number of at most {_WHOLE_DIGITS_MAX} whole digits and 9 decimals; "
+        f"{shown!a} is not a plain decimal number of at most {_WHOLE_DIGITS_MAX} whole digits and 9 decimals; "
         "send digits with an optional decimal point, such as 1200 or 0.5"
     )

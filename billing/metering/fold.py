@@ -43,7 +43,10 @@ _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
 def decide_usage(state: State, catalog: Catalog, event: UsageEvent, name: AccountName, log_ms: int) -> list[Fact]:
-    """The facts of a usage event whose key and route were found right; the first is its outcome."""
+    """The facts of a usage event whose key and route were found right: one says what came of it.
+
+    The opening of an account stands before that one, since counting needs the account.
+    """
     account = str(name)
     try:
         quantity_nano = check_fields(event)
@@ -125,7 +128,7 @@ def _refused(
         return _rejected(Reason.UNKNOWN_CUSTOMER, message, account, event, field="customer_id")
     if not meters:
         field = "meter" if event.meter is not None else "event_type"
-        message = f"{(event.meter or event.event_type or '')[:48]!r} is not in the catalog; use a known one or add it"
+        message = f"{(event.meter or event.event_type or '')[:48]!a} is not in the catalog; use a known one or add it"
         return _rejected(Reason.UNKNOWN_METER, message, account, event, field=field)
     for meter, _ in meters:
         if meter.custom and meter.slug not in plan.meters:

@@ -37,7 +37,8 @@ PAIRS_PER_DAY_MAX = 200
 _TIME_US_MAX = 253_402_300_800 * 10**6  # the year 10000, in microseconds: every tool downstream ends there
 
 # A fixed list of code points instead of Unicode's categories, which differ between versions of a language's tables.
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+# Surrogates are no text: JSON can spell half a pair, and no wire of ours could carry it.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _STATUSES = frozenset(Status)
 _TOKEN_FIELDS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
@@ -54,7 +55,7 @@ def check_fields(event: UsageEvent) -> int:
         if (text := getattr(event, field)) is not None:
             _check_text(field, text, LABEL_BYTES_MAX)
     if event.status not in _STATUSES:
-        raise InvalidField("status", f"{event.status[:48]!r} is neither succeeded nor failed")
+        raise InvalidField("status", f"{event.status[:48]!a} is neither succeeded nor failed")
     if event.tags or event.properties:
         _check_labels(event)
     _check_tokens(event)
@@ -109,7 +110,7 @@ def _check_text(field: str, text: str, bytes_max: int) -> None:
     if size_bytes > bytes_max:
         raise InvalidField(field, f"is {size_bytes} bytes of UTF-8; at most {bytes_max} are taken")
     if found := _FORBIDDEN.search(text):
-        raise InvalidField(field, f"holds the character U+{ord(found.group()):04X}; control characters are not taken")
+        raise InvalidField(field, f"holds the character U+{ord(found.group()):04X}; it is not taken in any text")
 
 
 def _check_labels(event: UsageEvent) -> None:
