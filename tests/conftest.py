@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from runtime.embedded.kafka import EmbeddedKafka
+
+# Examples are drawn anew in each run; a failure prints the blob that draws it again. No deadline: cores are shared.
+settings.register_profile("meterlog", deadline=None, print_blob=True)
+settings.load_profile("meterlog")
 
 
 @pytest.fixture(scope="session")
