@@ -11,7 +11,7 @@ from typing import NamedTuple
 from billing.facts import CommandRefused, EventCounted, EventDuplicate, EventRejected
 from billing.quantities import nano_of, plain
 from billing.records import Command, Genesis, Tick
-from runtime.logs import LogRecord
+from runtime.logs import LogRecord, Range
 from schemas.codec import decode_record
 from schemas.ledger import LedgerReader, SourceRecord
 
@@ -96,9 +96,9 @@ class Audit:
 
 
 def audit_partition(
-    audit: Audit, partition: int, log: Iterable[LogRecord], ledger: Iterable[LogRecord], log_start: int
+    audit: Audit, partition: int, log: Iterable[LogRecord], ledger: Iterable[LogRecord], held: Range
 ) -> None:
-    """Add one partition: its log from `log_start` on, and its whole ledger.
+    """Add one partition: the records of its log in `held`, and its ledger up to the same place.
 
     Records that retention has taken from the log stand in the ledger as they were, and are accepted by its word.
     """
@@ -107,6 +107,8 @@ def audit_partition(
     record = next(records, None)
     for told in _source_records(ledger):
         offset = told.position.offset
+        if offset >= held.end:
+            break  # it came after the audit began
         while record is not None and record.offset < offset:
             _count_record(line, record.value)
             line.without_fact.append(record.offset)
@@ -116,7 +118,7 @@ def audit_partition(
                 line.altered.append(offset)
             _count_record(line, record.value)
             record = next(records, None)
-        elif offset < log_start:
+        elif offset < held.start:
             _count_record(line, told.source.value)
         else:
             line.without_record.append(offset)

@@ -6,7 +6,7 @@ CommandError
 └── StackError        a part of the embedded stack does not come up
 """
 
-__all__ = ["CommandError", "SettingsError", "StackError", "TopicsDiffer"]
+__all__ = ["BrokerError", "CommandError", "SettingsError", "StackError", "TopicsDiffer"]
 
 
 class CommandError(Exception):
@@ -19,6 +19,10 @@ class SettingsError(CommandError):
 
 class TopicsDiffer(CommandError):
     """A topic exists with other settings than this deployment needs; names both."""
+
+
+class BrokerError(CommandError):
+    """Kafka does not answer, or refuses; names its address."""
 
 
 class StackError(CommandError):

@@ -20,7 +20,7 @@ STACK_FILE = "stack.json"
 class Settings(BaseSettings):
     """Everything that a process of meterlog is told from outside. Frozen; secrets do not show in its repr."""
 
-    model_config = SettingsConfigDict(env_prefix="METERLOG_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="METERLOG_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     bootstrap_servers: str
     """Kafka's addresses, host:port, separated by commas."""
@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     """Ed25519 private key of the operator, PEM. None: `operator.key` in the data directory."""
     worker_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 6.0
     """How long a silent worker keeps its partitions."""
+
+    worker_instance_id: str | None = None
+    """Unique name of a worker: restarted under it, it takes its partitions back at once instead of after the timeout."""
 
     @property
     def operator_key_path(self) -> Path:

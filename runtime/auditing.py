@@ -1,0 +1,179 @@
+"""Runs the audit against a deployment: waits for fold and sinks, reads every book, prints the equation."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from billing.quantities import plain
+from runtime.audit import Audit, UsageKey, audit_partition, compare
+from runtime.logs import Range, partitions_of, range_of, read
+from runtime.settings import Settings
+from runtime.stripe_books import accepted_usage, reported_usage
+from runtime.usage import clickhouse_client
+from schemas.topics import FOLD_GROUP, LEDGER, USAGE_EVENTS
+
+__all__ = ["print_audit", "run_audit"]
+
+_POLL_S = 0.25
+_KAFKA_TIMEOUT_S = 15.0
+_EVENTS_IN_CLICKHOUSE = """
+    SELECT concat(org, '/', customer_id) AS account, meter, sum(quantity)
+    FROM meterlog.events
+    WHERE offset < transform(partition, {partitions:Array(UInt32)}, {ends:Array(UInt64)}, 0)
+    GROUP BY account, meter
+"""
+_TOTALS_IN_CLICKHOUSE = """
+    SELECT concat(org, '/', customer_id) AS account, meter, sum(quantity)
+    FROM meterlog.usage
+    GROUP BY account, meter
+"""
+
+Book = Callable[[], dict[UsageKey, int]]
+
+
+def run_audit(settings: Settings, wait_s: float) -> Audit:
+    """Audit what the log holds now. What is still on its way is waited for, and a difference after that."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        ranges = _ranges(settings)
+        _wait_for_fold(settings, ranges, deadline_s)
+        audit = _audit_logs(settings, ranges)
+        _compare_books(settings, audit, ranges, deadline_s)
+        if audit.holds or time.monotonic() >= deadline_s or _ranges(settings) == ranges:
+            return audit
+
+
+def print_audit(audit: Audit, *, as_json: bool) -> None:
+    """The equation per partition and in all, and every difference."""
+    console = Console()
+    if as_json:
+        console.out(json.dumps(_as_json(audit), indent=2), highlight=False)
+        return
+    console.print(_equation_table(audit))
+    reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(audit.rejected.items()))
+    console.out(_equation(audit) + (f"   ({reasons})" if reasons else ""), highlight=False)
+    if audit.differences:
+        table = Table("book", "where", title="differences")
+        table.add_column("expected", justify="right")
+        table.add_column("found", justify="right")
+        for difference in audit.differences:
+            table.add_row(*difference)
+        console.print(table)
+    console.out("every book agrees" if audit.holds else "the audit FAILS", highlight=False)
+
+
+def _ranges(settings: Settings) -> list[Range]:
+    servers = settings.bootstrap_servers
+    return [range_of(servers, USAGE_EVENTS, p) for p in range(partitions_of(servers, USAGE_EVENTS))]
+
+
+def _wait_for_fold(settings: Settings, ranges: list[Range], deadline_s: float) -> None:
+    """Until every record of the ranges is folded, or the deadline: what then lacks a fact is a difference."""
+    consumer = Consumer({"bootstrap.servers": settings.bootstrap_servers, "group.id": FOLD_GROUP})
+    with closing(consumer):
+        asked = [TopicPartition(USAGE_EVENTS, p) for p in range(len(ranges))]
+        while time.monotonic() < deadline_s:
+            committed = consumer.committed(asked, timeout=_KAFKA_TIMEOUT_S)
+            if not any(_is_behind(settings, found, ranges[found.partition]) for found in committed):
+                return
+            time.sleep(_POLL_S)
+
+
+def _is_behind(settings: Settings, committed: TopicPartition, held: Range) -> bool:
+    """Whether a record of the range is not folded yet. The range's end alone does not tell: markers take offsets too."""
+    start = max(committed.offset, held.start)
+    if start >= held.end:
+        return False
+    records = read(settings.bootstrap_servers, USAGE_EVENTS, committed.partition, start, held.end)
+    with closing(records):
+        return next(records, None) is not None
+
+
+def _audit_logs(settings: Settings, ranges: list[Range]) -> Audit:
+    audit = Audit()
+    servers = settings.bootstrap_servers
+    for partition, held in enumerate(ranges):
+        log = read(servers, USAGE_EVENTS, partition, held.start, held.end)
+        ledger = read(servers, LEDGER, partition)
+        audit_partition(audit, partition, log, ledger, held)
+    return audit
+
+
+def _compare_books(settings: Settings, audit: Audit, ranges: list[Range], deadline_s: float) -> None:
+    """Each book against the ledger; one that is behind is asked again until the deadline."""
+    usage = {key: used.quantity_nano for key, used in audit.usage.items()}
+    with closing(clickhouse_client(settings)) as client:
+        cut = {"partitions": list(range(len(ranges))), "ends": [held.end for held in ranges]}
+        _compare_book(audit, "clickhouse events", usage, lambda: _book(client, _EVENTS_IN_CLICKHOUSE, cut), deadline_s)
+        _compare_book(audit, "clickhouse totals", usage, lambda: _book(client, _TOTALS_IN_CLICKHOUSE, {}), deadline_s)
+    _compare_book(audit, "stripe intents", audit.stripe, lambda: accepted_usage(settings), deadline_s)
+    _compare_book(audit, "stripe meters", audit.stripe, lambda: reported_usage(settings, audit.stripe), deadline_s)
+
+
+def _compare_book(audit: Audit, where: str, expected: dict[UsageKey, int], book: Book, deadline_s: float) -> None:
+    found = book()
+    while found != expected and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+        found = book()
+    compare(audit, where, expected, found)
+
+
+def _book(client: Any, query: str, parameters: dict[str, Any]) -> dict[UsageKey, int]:
+    rows = client.query(query, parameters=parameters).result_rows
+    return {UsageKey(account, meter): int(quantity.scaleb(9)) for account, meter, quantity in rows}
+
+
+def _equation_table(audit: Audit) -> Table:
+    table = Table(title="accepted = counted + duplicate + rejected")
+    for name in ("partition", "accepted", "counted", "duplicate", "rejected", "holds"):
+        table.add_column(name, justify="right")
+    for line in audit.partitions:
+        columns = (line.accepted, line.counted, line.duplicate, line.rejected.total())
+        table.add_row(str(line.partition), *(f"{n:,}" for n in columns), "yes" if line.holds else "NO")
+    return table
+
+
+def _equation(audit: Audit) -> str:
+    accepted, counted, duplicate = (audit.sum_of(name) for name in ("accepted", "counted", "duplicate"))
+    rejected = audit.rejected.total()
+    sign = "=" if accepted == counted + duplicate + rejected else "≠"
+    return f"accepted {accepted:,} {sign} counted {counted:,} + duplicate {duplicate:,} + rejected {rejected:,}"
+
+
+def _as_json(audit: Audit) -> dict[str, Any]:
+    return {
+        "holds": audit.holds,
+        "accepted": audit.sum_of("accepted"),
+        "counted": audit.sum_of("counted"),
+        "duplicate": audit.sum_of("duplicate"),
+        "rejected": dict(sorted(audit.rejected.items())),
+        "commands": audit.sum_of("commands"),
+        "commands_refused": audit.sum_of("commands_refused"),
+        "partitions": [
+            {
+                "partition": line.partition,
+                "accepted": line.accepted,
+                "counted": line.counted,
+                "duplicate": line.duplicate,
+                "rejected": dict(sorted(line.rejected.items())),
+                "holds": line.holds,
+            }
+            for line in audit.partitions
+        ],
+        "usage": [
+            {
+                "account": key.account,
+                "meter": key.meter,
+                "quantity": plain(used.quantity_nano),
+                "events": used.event_count,
+            }
+            for key, used in sorted(audit.usage.items())
+        ],
+        "differences": [difference._asdict() for difference in audit.differences],
+    }

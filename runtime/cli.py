@@ -1,0 +1,215 @@
+"""`meterlog`, the only command. Its words are a contract that scripts rely on; what each does is in the module it names."""
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runtime.errors import CommandError
+
+# Modules that a command needs are imported by the command: `meterlog keys create` should not pay a second for Faust's
+# imports, and `meterlog embedded clickhouse` must set its time zone before its engine is loaded.
+
+__all__ = ["main"]
+
+_USAGE_EXIT = 2
+_DIFFERS_EXIT = 1
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Usage-based billing on a message log.",
+)
+sink = typer.Typer(no_args_is_help=True, help="Run a sink: what leaves the log.")
+topics = typer.Typer(no_args_is_help=True, help="The deployment's topics.")
+keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once; only its digest is kept.")
+events = typer.Typer(no_args_is_help=True, help="Usage events.")
+embedded = typer.Typer(no_args_is_help=True, hidden=True, help="Parts of the embedded stack.")
+for name, group in (("sink", sink), ("topics", topics), ("keys", keys), ("events", events), ("embedded", embedded)):
+    app.add_typer(group, name=name)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", help="A stack's data directory. Without it the METERLOG_… variables say where everything is."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Run the command line; a refusal goes to stderr with what to do, exit 2."""
+    try:
+        app()
+    except CommandError as exc:
+        typer.echo(f"meterlog: {exc}", err=True)
+        sys.exit(_USAGE_EXIT)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards, until Ctrl-C.")] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where to keep it; default: a temporary folder.")
+    ] = None,
+    now: Annotated[
+        str | None, typer.Option("--now", help="RFC 3339; the moment the sample usage is shifted to.")
+    ] = None,
+) -> None:
+    """The whole pipeline on an hour of real LLM usage, with a kill in the middle; ends with the audit equation."""
+    from runtime.demo import run_demo
+
+    sys.exit(run_demo(keep=keep, data_dir=data_dir, now=now))
+
+
+@app.command()
+def up(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where everything is kept, and continues.")] = Path(
+        ".meterlog"
+    ),
+    port: Annotated[int, typer.Option("--port", help="The API's port; 0 picks a free one.")] = 8080,
+) -> None:
+    """The embedded stack in the foreground, until Ctrl-C."""
+    from runtime.stack import run_up
+
+    sys.exit(run_up(data_dir, port))
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Fold usage events: deduplicate, count, keep the ledger."""
+    from runtime.processes import run_worker_process
+
+    sys.exit(run_worker_process(_settings(data_dir)))
+
+
+@app.command()
+def api(
+    data_dir: DataDir = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.")] = None,
+) -> None:
+    """Serve the HTTP API."""
+    from runtime.processes import run_api_process
+
+    settings = _settings(data_dir)
+    run_api_process(settings, host or settings.api_host, settings.api_port if port is None else port)
+
+
+@sink.command("clickhouse")
+def sink_clickhouse(data_dir: DataDir = None) -> None:
+    """Write events, refusals and hourly totals to ClickHouse."""
+    from runtime.processes import run_clickhouse_sink
+
+    sys.exit(run_clickhouse_sink(_settings(data_dir), _stop_on_signal()))
+
+
+@sink.command("stripe")
+def sink_stripe(data_dir: DataDir = None) -> None:
+    """Report hourly totals to Stripe's billing meters; without a key, dry, against the built-in double."""
+    from runtime.processes import run_stripe_sink
+
+    sys.exit(run_stripe_sink(_settings(data_dir), _stop_on_signal()))
+
+
+@topics.command("create")
+def topics_create(data_dir: DataDir = None) -> None:
+    """Make the topics that are missing, and check the others."""
+    from runtime.topics import create_topics, operator_key, public_bytes
+
+    settings = _settings(data_dir)
+    settings.operator_key_path.parent.mkdir(parents=True, exist_ok=True)
+    public_key = public_bytes(operator_key(settings.operator_key_path))
+    made = create_topics(settings.bootstrap_servers, settings.partitions, settings.replication, public_key)
+    typer.echo(f"made {', '.join(made)}" if made else "all topics are as they should be")
+
+
+@app.command()
+def audit(
+    data_dir: DataDir = None,
+    as_json: Json = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait for the fold and the sinks to catch up.")
+    ] = 60.0,
+) -> None:
+    """Check that accepted = counted + duplicate + rejected, and that every book agrees. Exit 1 where not."""
+    from runtime.auditing import print_audit, run_audit
+
+    found = run_audit(_settings(data_dir), wait_s)
+    print_audit(found, as_json=as_json)
+    sys.exit(0 if found.holds else _DIFFERS_EXIT)
+
+
+@app.command()
+def usage(
+    org: Annotated[str, typer.Option("--org", help="The organisation.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """What each customer of an organisation used, from ClickHouse."""
+    from runtime.usage import print_usage, usage_of
+
+    print_usage(usage_of(_settings(data_dir), org), as_json=as_json)
+
+
+@keys.command("create")
+def keys_create(
+    org: Annotated[str, typer.Option("--org", help="The organisation the key is of: 1 to 63 of a-z, 0-9 and -.")],
+    scopes: Annotated[
+        str, typer.Option("--scopes", help="Of ingest, gate, read, finance and admin, separated by commas.")
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, once, as JSON."""
+    from runtime.processes import create_api_key
+
+    _print_json(create_api_key(_settings(data_dir), org, scopes))
+
+
+@keys.command("list")
+def keys_list(data_dir: DataDir = None, org: Annotated[str | None, typer.Option("--org")] = None) -> None:
+    """The keys, without the keys themselves."""
+    from runtime.processes import list_api_keys
+
+    _print_json(list_api_keys(_settings(data_dir), org))
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], data_dir: DataDir = None
+) -> None:
+    """Make a key worthless, on every node within seconds."""
+    from runtime.processes import revoke_api_key
+
+    _print_json(revoke_api_key(_settings(data_dir), key_id))
+
+
+@embedded.command("fetch")
+def embedded_fetch() -> None:
+    """Download what the embedded Kafka needs."""
+    from runtime.embedded.fetch import fetch
+
+    fetch()
+
+
+def _settings(data_dir: Path | None) -> Any:
+    from runtime.settings import load_settings
+
+    return load_settings(data_dir)
+
+
+def _stop_on_signal() -> threading.Event:
+    """Set by the first SIGTERM or Ctrl-C: finish what is begun, then end."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,194 @@
+"""The embedded stack: Kafka, ClickHouse's engine, Stripe's double, and every process of meterlog, under one supervisor."""
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import typer
+
+from runtime.embedded import ports
+from runtime.embedded.kafka import EmbeddedKafka
+from runtime.errors import CommandError, StackError
+from runtime.settings import Settings, load_settings, write_stack_file
+from runtime.supervisor import Child, Supervisor
+from runtime.topics import create_topics, operator_key, public_bytes
+
+__all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
+
+PARTITIONS = 4
+PARTS = ("kafka", "clickhouse", "stripe double", "worker", "sink clickhouse", "sink stripe", "api")
+_PROBE_TIMEOUT_S = 1.0
+_TOKEN_BYTES = 24
+_SESSION_TIMEOUT_S = 6.0
+
+
+class Stack:
+    """All of meterlog on one machine; what it knows lies in `data_dir`, and a later stack on it continues."""
+
+    parts = PARTS
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        api_port: int,
+        stripe_send_interval_s: float = 5.0,
+        worker_command: Sequence[str] | None = None,
+    ) -> None:
+        """`api_port` 0 picks a free port. `worker_command` replaces the worker's: for tests that break it on purpose."""
+        self.data_dir = data_dir.absolute()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._kafka = EmbeddedKafka(self.data_dir / "kafka")
+        self._supervisor = Supervisor()
+        self._stop = threading.Event()
+        self._stripe_send_interval_s = stripe_send_interval_s
+        self._worker_command = worker_command
+        clickhouse_port, stripe_port, found_api_port = ports.remembered(self.data_dir / "ports.json", 3, None)
+        self._api_port = api_port or found_api_port
+        if api_port and not ports.is_free(api_port):
+            message = f"port {api_port} is in use; stop what listens there, or choose another with --port"
+            raise StackError(message)
+        self._clickhouse_port, self._stripe_port = clickhouse_port, stripe_port
+        self.api_url = f"http://127.0.0.1:{self._api_port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def settings(self) -> Settings:
+        """What its processes are told; known once Kafka serves."""
+        return load_settings(self.data_dir)
+
+    def start(self) -> Iterator[str]:
+        """Start part by part, in the order of their needs; gives each one's name when it serves. Raises StackError."""
+        self._kafka.prepare()
+        self._supervisor.start(
+            Child(
+                "kafka",
+                self._kafka.command(),
+                self._log("kafka"),
+                folder=self._kafka.folder(),
+                is_ready=self._kafka.is_ready,
+            )
+        )
+        yield "kafka"
+        write_stack_file(self.data_dir, self._variables())
+        settings = self.settings
+        key = operator_key(settings.operator_key_path)
+        create_topics(settings.bootstrap_servers, PARTITIONS, 1, public_bytes(key))
+        for name, arguments, is_ready in self._processes():
+            command = self._worker_command if name == "worker" and self._worker_command else (*_meterlog(), *arguments)
+            self._supervisor.start(Child(name, command, self._log(name), env=self._environment(), is_ready=is_ready))
+            yield name
+
+    def wait(self) -> None:
+        """Until Ctrl-C or SIGTERM."""
+        self._stop.wait()
+
+    def stop_on_signals(self) -> None:
+        """Let Ctrl-C and SIGTERM end `wait`, and a start that is under way."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one part; the supervisor restarts what dies."""
+        self._supervisor.kill(name, number)
+
+    def pid(self, name: str) -> int | None:
+        return self._supervisor.pid(name)
+
+    def stop(self) -> None:
+        """End every process, the last started first."""
+        self._supervisor.stop()
+        self._kafka.release()
+
+    def _processes(self) -> list[tuple[str, Sequence[str], Callable[[], bool]]]:
+        clickhouse_url = f"http://127.0.0.1:{self._clickhouse_port}"
+        return [
+            ("clickhouse", ("embedded", "clickhouse"), lambda: _answers(f"{clickhouse_url}/ping")),
+            ("stripe double", ("embedded", "stripe"), lambda: ports.accepts(self._stripe_port)),
+            ("worker", ("worker",), lambda: True),
+            ("sink clickhouse", ("sink", "clickhouse"), lambda: True),
+            ("sink stripe", ("sink", "stripe"), lambda: True),
+            ("api", ("api",), lambda: _answers(f"{self.api_url}/v1/health")),
+        ]
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            "METERLOG_BOOTSTRAP_SERVERS": self._kafka.bootstrap_servers,
+            "METERLOG_DATA_DIR": str(self.data_dir),
+            "METERLOG_PARTITIONS": str(PARTITIONS),
+            "METERLOG_REPLICATION": "1",
+            "METERLOG_CLICKHOUSE_URL": f"http://127.0.0.1:{self._clickhouse_port}",
+            "METERLOG_CLICKHOUSE_USER": "default",
+            "METERLOG_CLICKHOUSE_PASSWORD": self._clickhouse_token(),
+            "METERLOG_STRIPE_URL": f"http://127.0.0.1:{self._stripe_port}",
+            "METERLOG_STRIPE_SEND_INTERVAL_S": str(self._stripe_send_interval_s),
+            "METERLOG_API_PORT": str(self._api_port),
+            "METERLOG_WORKER_SESSION_TIMEOUT_S": str(_SESSION_TIMEOUT_S),
+            "METERLOG_WORKER_INSTANCE_ID": "worker-1",
+        }
+
+    def _clickhouse_token(self) -> str:
+        """Made once for a data directory, for its owner's eyes alone."""
+        path = self.data_dir / "clickhouse.token"
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(_TOKEN_BYTES))
+        return path.read_text()
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self._variables()}
+
+    def _log(self, name: str) -> Path:
+        return self.data_dir / "logs" / f"{name.replace(' ', '-')}.log"
+
+
+def run_up(data_dir: Path, port: int) -> int:
+    """`meterlog up`: start, say `ready`, run until Ctrl-C; exit 0."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s %(child)s", stream=sys.stderr)
+    with Stack(data_dir, api_port=port) as stack:
+        stack.stop_on_signals()
+        for name in stack.start():
+            if stack.stopping:
+                return 0
+            typer.echo(f"started {name}", err=True)
+        typer.echo(f"clickhouse {stack.settings.clickhouse_url}")
+        typer.echo(f"ready {stack.api_url}")
+        stack.wait()
+    return 0
+
+
+def _meterlog() -> tuple[str, ...]:
+    """The command as a child's command line shows it: `… meterlog worker`."""
+    beside = Path(sys.executable).with_name("meterlog")
+    found = str(beside) if beside.exists() else shutil.which("meterlog")
+    if found is None:
+        message = "the command meterlog is not installed beside this Python; run make setup"
+        raise CommandError(message)
+    return (sys.executable, found)
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers with success; a red health means that it is not ready yet."""
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
