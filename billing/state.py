@@ -47,6 +47,8 @@ class Account(msgspec.Struct, frozen=True):
     plan: PlanRef
     opened_at_ms: int
     stripe_customer: str
+    """Whom Stripe knows it as. Until it is linked to a customer of Stripe's (`cus_…`), the account's own name: never the
+    bare customer id, with which one organisation could bill another's customer."""
     counters: dict[str, Counter]
     """By meter. A period's first event replaces its predecessor's counter."""
     applied_offset: int

@@ -60,12 +60,12 @@ def decide_usage(state: State, catalog: Catalog, event: UsageEvent, name: Accoun
     opened = None
     row = state.accounts.get(account)
     if row is None:
-        opened = AccountOpened(account, catalog.default_plan, name.customer_id)
+        opened = AccountOpened(account, catalog.default_plan, stripe_customer=account)
     plan = catalog.plans[row.plan if row else catalog.default_plan]
     meters = measured(event, quantity_nano, catalog)
     if refusal_fact := _refused(catalog, plan, meters, account, event, digest, known=row is not None):
         return [refusal_fact]
-    stripe_customer = row.stripe_customer if row else name.customer_id
+    stripe_customer = row.stripe_customer if row else account
     counted, capped = _counted(state, plan, meters, account, event, digest, stripe_customer, log_ms)
     return [fact for fact in (opened, counted, capped) if fact is not None]
 
