@@ -113,7 +113,7 @@ def _compare_books(settings: Settings, audit: Audit, ranges: list[Range], deadli
         _compare_book(audit, "clickhouse events", usage, lambda: _book(client, _EVENTS_IN_CLICKHOUSE, cut), deadline_s)
         _compare_book(audit, "clickhouse totals", usage, lambda: _book(client, _TOTALS_IN_CLICKHOUSE, {}), deadline_s)
     _compare_book(audit, "stripe intents", audit.stripe, lambda: accepted_usage(settings), deadline_s)
-    _compare_book(audit, "stripe meters", audit.stripe, lambda: reported_usage(settings, audit.stripe), deadline_s)
+    _compare_book(audit, "stripe meters", audit.stripe, lambda: reported_usage(settings), deadline_s)
 
 
 def _compare_book(audit: Audit, where: str, expected: dict[UsageKey, int], book: Book, deadline_s: float) -> None:

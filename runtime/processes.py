@@ -2,12 +2,27 @@
 
 import logging
 import sys
+import threading
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from billing.catalog.builtin import BUILTIN_CATALOG
+from billing.errors import InvalidField
+from runtime.errors import CommandError
 from runtime.settings import Settings
 
-__all__ = ["now_ms", "run_worker_process"]
+__all__ = [
+    "create_api_key",
+    "list_api_keys",
+    "now_ms",
+    "revoke_api_key",
+    "run_clickhouse_sink",
+    "run_stripe_sink",
+    "run_worker_process",
+]
+
+T = TypeVar("T")
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -42,3 +57,64 @@ def run_worker_process(settings: Settings) -> int:
         await Ticker(engine.partitions, engine.append, now_ms).run()  # type: ignore[arg-type]
 
     return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
+
+
+def run_clickhouse_sink(settings: Settings, stop: threading.Event) -> int:
+    """`meterlog sink clickhouse`."""
+    from sinks.clickhouse.settings import SinkSettings
+    from sinks.clickhouse.sink import run
+
+    set_up_logging()
+    sink = SinkSettings(
+        bootstrap_servers=settings.bootstrap_servers,
+        clickhouse_url=settings.clickhouse_url,
+        clickhouse_user=settings.clickhouse_user,
+        clickhouse_password=settings.clickhouse_password.get_secret_value(),
+    )
+    return run(sink, stop)
+
+
+def run_stripe_sink(settings: Settings, stop: threading.Event) -> int:
+    """`meterlog sink stripe`."""
+    from runtime.stripe_books import stripe_key
+    from sinks.stripe.sink import StripeSinkConfig, run
+
+    set_up_logging()
+    config = StripeSinkConfig(
+        bootstrap_servers=settings.bootstrap_servers,
+        api_key=stripe_key(settings),
+        url=settings.stripe_url,
+        send_interval_s=settings.stripe_send_interval_s,
+    )
+    return run(config, stop)
+
+
+def create_api_key(settings: Settings, org: str, scopes: str) -> dict[str, Any]:
+    """`meterlog keys create`."""
+    from api.keys import create_key
+
+    return _refusable(lambda: create_key(settings.bootstrap_servers, org, scopes.split(","), now_ms()))
+
+
+def list_api_keys(settings: Settings, org: str | None) -> list[dict[str, Any]]:
+    """`meterlog keys list`."""
+    from api.keys import list_keys
+
+    return _refusable(lambda: list_keys(settings.bootstrap_servers, org))
+
+
+def revoke_api_key(settings: Settings, key_id: str) -> dict[str, Any]:
+    """`meterlog keys revoke`."""
+    from api.keys import revoke_key
+
+    return _refusable(lambda: revoke_key(settings.bootstrap_servers, key_id, now_ms()))
+
+
+def _refusable(action: Callable[[], T]) -> T:
+    """What a key command refuses is for the person who typed it."""
+    from api.errors import KeysError
+
+    try:
+        return action()
+    except (KeysError, InvalidField) as exc:
+        raise CommandError(str(exc)) from exc

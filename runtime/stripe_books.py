@@ -1,0 +1,88 @@
+"""What Stripe has, from both of its books: the intents that were accepted, and the meters themselves."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from billing.quantities import NANO, nano_of
+from runtime.audit import UsageKey
+from runtime.logs import partitions_of, read
+from runtime.settings import Settings
+from schemas.intents import Intent, Outcome, Window, accepted_totals, decode_intent_record
+from schemas.topics import STRIPE_INTENTS
+from sinks.stripe.client import StripeMeters, target_of
+
+__all__ = ["accepted_usage", "reported_usage"]
+
+_HOUR_S = 3_600
+_REQUEST_TIMEOUT_S = 30.0
+_REQUESTS_AT_ONCE = 8
+
+Windows = Mapping[Window, str]
+
+
+def accepted_usage(settings: Settings) -> dict[UsageKey, int]:
+    """What Stripe acknowledged, in nano-units by Stripe customer and meter event name."""
+    return _by_customer_and_meter({window: nano_of(text) for window, text in _accepted_windows(settings).items()})
+
+
+def reported_usage(settings: Settings) -> dict[UsageKey, int]:
+    """What the meters' own summaries say of every window that was ever accepted.
+
+    Summaries are floats: one that is the nearest float of the exact total counts as that total.
+    """
+    return _by_customer_and_meter(asyncio.run(_reported_windows(settings, _accepted_windows(settings))))
+
+
+def stripe_key(settings: Settings) -> str | None:
+    """The API key in the clear; None: dry."""
+    return settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else None
+
+
+def _accepted_windows(settings: Settings) -> Windows:
+    return accepted_totals(_records(settings), target_of(stripe_key(settings)))
+
+
+def _records(settings: Settings) -> Iterator[Intent | Outcome]:
+    servers = settings.bootstrap_servers
+    for partition in range(partitions_of(servers, STRIPE_INTENTS)):
+        for record in read(servers, STRIPE_INTENTS, partition):
+            assert record.value is not None, f"{STRIPE_INTENTS} {partition}/{record.offset} has no value"
+            yield decode_intent_record(record.value)
+
+
+async def _reported_windows(settings: Settings, accepted: Windows) -> dict[Window, int]:
+    """One request for each customer and meter, over the span of its windows."""
+    hours_of: dict[tuple[str, str], list[int]] = {}
+    for window in accepted:
+        hours_of.setdefault((window.stripe_customer, window.stripe_event_name), []).append(window.hour)
+    client = StripeMeters(stripe_key(settings), settings.stripe_url, _REQUEST_TIMEOUT_S)
+    turns = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+    try:
+        meters = await client.meters()
+
+        async def ask(customer: str, event_name: str, hours: list[int]) -> dict[Window, int]:
+            async with turns:
+                start_s, end_s = min(hours) * _HOUR_S, (max(hours) + 1) * _HOUR_S
+                values = await client.hours(meters[event_name].meter_id, customer, start_s, end_s)
+            windows = {Window(customer, event_name, hour): value for hour, value in values.items()}
+            return {window: _exact(value, accepted.get(window)) for window, value in windows.items()}
+
+        found = await asyncio.gather(*(ask(*key, hours) for key, hours in hours_of.items()))
+    finally:
+        await client.close()
+    return {window: nano for part in found for window, nano in part.items()}
+
+
+def _exact(value: float, accepted: str | None) -> int:
+    if accepted is not None and float(accepted) == value:
+        return nano_of(accepted)
+    return int(Decimal(value) * NANO)
+
+
+def _by_customer_and_meter(windows: Mapping[Window, int]) -> dict[UsageKey, int]:
+    book: dict[UsageKey, int] = {}
+    for window, nano in windows.items():
+        key = UsageKey(window.stripe_customer, window.stripe_event_name)
+        book[key] = book.get(key, 0) + nano
+    return book
