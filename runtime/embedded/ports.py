@@ -69,6 +69,13 @@ def remembered(file: Path, count: int, fixed: int | None = None) -> list[int]:
     return chosen
 
 
+def known(file: Path) -> list[int]:
+    """The ports that `file` names, free or not. Raises FileNotFoundError."""
+    if not file.exists():
+        raise FileNotFoundError(file)
+    return [port for port in _read(file) if port is not None]
+
+
 def _write(file: Path, ports: list[int]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".new")
