@@ -197,6 +197,22 @@ def embedded_fetch() -> None:
     fetch()
 
 
+@embedded.command("clickhouse")
+def embedded_clickhouse(data_dir: DataDir = None) -> None:
+    """ClickHouse's engine behind its HTTP interface, on loopback."""
+    from runtime.processes import run_embedded_clickhouse
+
+    run_embedded_clickhouse(_settings(data_dir))
+
+
+@embedded.command("stripe")
+def embedded_stripe(data_dir: DataDir = None) -> None:
+    """The double of Stripe's billing meters, on loopback."""
+    from runtime.processes import run_embedded_stripe
+
+    sys.exit(run_embedded_stripe(_settings(data_dir), _stop_on_signal()))
+
+
 def _settings(data_dir: Path | None) -> Any:
     from runtime.settings import load_settings
 

@@ -18,6 +18,8 @@ __all__ = [
     "now_ms",
     "revoke_api_key",
     "run_clickhouse_sink",
+    "run_embedded_clickhouse",
+    "run_embedded_stripe",
     "run_stripe_sink",
     "run_worker_process",
 ]
@@ -25,6 +27,8 @@ __all__ = [
 T = TypeVar("T")
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_CHATTY = ("aiokafka", "stripe", "faust", "mode")
+"""Libraries that tell of each request or rebalance; what goes wrong in them is told by the room that uses them."""
 
 
 def now_ms() -> int:
@@ -35,6 +39,8 @@ def now_ms() -> int:
 def set_up_logging() -> None:
     """Lines on stderr: whoever runs the process decides where they go."""
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, stream=sys.stderr)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def run_worker_process(settings: Settings) -> int:
@@ -87,6 +93,30 @@ def run_stripe_sink(settings: Settings, stop: threading.Event) -> int:
         send_interval_s=settings.stripe_send_interval_s,
     )
     return run(config, stop)
+
+
+def run_embedded_clickhouse(settings: Settings) -> None:
+    """`meterlog embedded clickhouse`: at the address that the stack's file names."""
+    from urllib.parse import urlsplit
+
+    from runtime.embedded.clickhouse import serve
+
+    set_up_logging()
+    port = urlsplit(settings.clickhouse_url).port
+    assert port is not None, "the stack gives it a port"
+    serve(settings.data_dir / "clickhouse", port, settings.clickhouse_password.get_secret_value())
+
+
+def run_embedded_stripe(settings: Settings, stop: threading.Event) -> int:
+    """`meterlog embedded stripe`: likewise."""
+    from urllib.parse import urlsplit
+
+    from runtime.embedded.stripe import serve
+
+    set_up_logging()
+    port = urlsplit(settings.stripe_url or "").port
+    assert port is not None, "the stack gives it a port"
+    return serve(settings.data_dir / "stripe", port, stop)
 
 
 def create_api_key(settings: Settings, org: str, scopes: str) -> dict[str, Any]:

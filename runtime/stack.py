@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -15,7 +14,7 @@ from typing import Self
 
 import typer
 
-from runtime.embedded import ports
+from runtime.embedded import clickhouse, ports
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.errors import CommandError, StackError
 from runtime.settings import Settings, load_settings, write_stack_file
@@ -27,7 +26,6 @@ __all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
 PARTITIONS = 4
 PARTS = ("kafka", "clickhouse", "stripe double", "worker", "sink clickhouse", "sink stripe", "api")
 _PROBE_TIMEOUT_S = 1.0
-_TOKEN_BYTES = 24
 _SESSION_TIMEOUT_S = 6.0
 
 
@@ -52,12 +50,12 @@ class Stack:
         self._stop = threading.Event()
         self._stripe_send_interval_s = stripe_send_interval_s
         self._worker_command = worker_command
-        clickhouse_port, stripe_port, found_api_port = ports.remembered(self.data_dir / "ports.json", 3, None)
-        self._api_port = api_port or found_api_port
         if api_port and not ports.is_free(api_port):
             message = f"port {api_port} is in use; stop what listens there, or choose another with --port"
             raise StackError(message)
-        self._clickhouse_port, self._stripe_port = clickhouse_port, stripe_port
+        self._clickhouse = clickhouse.endpoint(self.data_dir / "clickhouse")
+        self._stripe_port, found_api_port = ports.remembered(self.data_dir / "ports.json", 2)
+        self._api_port = api_port or found_api_port
         self.api_url = f"http://127.0.0.1:{self._api_port}"
 
     def __enter__(self) -> Self:
@@ -119,9 +117,8 @@ class Stack:
         self._kafka.release()
 
     def _processes(self) -> list[tuple[str, Sequence[str], Callable[[], bool]]]:
-        clickhouse_url = f"http://127.0.0.1:{self._clickhouse_port}"
         return [
-            ("clickhouse", ("embedded", "clickhouse"), lambda: _answers(f"{clickhouse_url}/ping")),
+            ("clickhouse", ("embedded", "clickhouse"), lambda: clickhouse.is_ready(self._clickhouse)),
             ("stripe double", ("embedded", "stripe"), lambda: ports.accepts(self._stripe_port)),
             ("worker", ("worker",), lambda: True),
             ("sink clickhouse", ("sink", "clickhouse"), lambda: True),
@@ -135,23 +132,15 @@ class Stack:
             "METERLOG_DATA_DIR": str(self.data_dir),
             "METERLOG_PARTITIONS": str(PARTITIONS),
             "METERLOG_REPLICATION": "1",
-            "METERLOG_CLICKHOUSE_URL": f"http://127.0.0.1:{self._clickhouse_port}",
-            "METERLOG_CLICKHOUSE_USER": "default",
-            "METERLOG_CLICKHOUSE_PASSWORD": self._clickhouse_token(),
+            "METERLOG_CLICKHOUSE_URL": self._clickhouse.url,
+            "METERLOG_CLICKHOUSE_USER": self._clickhouse.user,
+            "METERLOG_CLICKHOUSE_PASSWORD": self._clickhouse.password,
             "METERLOG_STRIPE_URL": f"http://127.0.0.1:{self._stripe_port}",
             "METERLOG_STRIPE_SEND_INTERVAL_S": str(self._stripe_send_interval_s),
             "METERLOG_API_PORT": str(self._api_port),
             "METERLOG_WORKER_SESSION_TIMEOUT_S": str(_SESSION_TIMEOUT_S),
             "METERLOG_WORKER_INSTANCE_ID": "worker-1",
         }
-
-    def _clickhouse_token(self) -> str:
-        """Made once for a data directory, for its owner's eyes alone."""
-        path = self.data_dir / "clickhouse.token"
-        if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(_TOKEN_BYTES))
-        return path.read_text()
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self._variables()}

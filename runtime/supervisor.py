@@ -1,157 +1,285 @@
-"""Keeps child processes running: starts them in order, restarts those that die, and leaves none behind.
+"""Keeps child processes running: starts them, restarts those that die, and stops them all in reverse order.
 
-It knows nothing of what they do. A child lives in a session of its own and dies with this process, even when this one is killed
-(`runtime.launch`).
+    with Supervisor() as supervisor:
+        supervisor.start(Child("kafka", argv, log_file, is_ready=kafka.is_ready))
+        supervisor.wait_ready("kafka")
+        supervisor.run()            until Ctrl-C or SIGTERM
+
+It knows nothing of what it runs. A child that dies is started again with the same command after a pause that doubles
+with each early death; it is never given up. No child outlives the supervisor, even when that one is killed.
 """
 
+from __future__ import annotations
+
 import logging
-import subprocess
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+from types import FrameType
+from typing import NamedTuple, Self
 
-from runtime.errors import StackError
+from observe.supervisor import SupervisorEvent
 from runtime.launch import Process, spawn
 
-__all__ = ["Child", "Supervisor"]
+__all__ = ["Backoff", "Child", "NotReady", "State", "Status", "Supervisor"]
 
-logger = logging.getLogger(__name__)
-
-_POLL_S = 0.05
-_BACKOFF_FIRST_S = 0.2
-_BACKOFF_MAX_S = 10.0
-_STABLE_S = 30.0
-"""A child that stayed up for so long begins again at the first backoff when it dies."""
-_STOP_WAIT_S = 20.0
-_COMPLAINT_CHARS = 2_000
+_log = logging.getLogger(__name__)
+_POLL_S = 0.02
+_LOG_BYTES_MAX = 10 << 20  # a log larger than that at a start is moved to `.1`
+_EARLY_DEATHS_MAX = 3  # before its first readiness; whoever waits for it hears of it then
 
 
-@dataclass(frozen=True, slots=True)
+class NotReady(Exception):
+    """Raised when a child is not ready in time, or dies again and again; the message ends with its log's last lines."""
+
+
+class State(Enum):
+    """Where a child stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"  # dead, to be started again after a pause
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
 class Child:
-    """What to run, and how to see that it serves."""
+    """What to run, and how to know that it serves. `env` is the whole environment, None the supervisor's."""
 
     name: str
-    command: Sequence[str]
+    argv: Sequence[str]
     log_file: Path
     env: Mapping[str, str] | None = None
-    """The whole environment; None: this process's."""
-    folder: Path | None = None
-    is_ready: Callable[[], bool] = lambda: True
-    ready_within_s: float = 60.0
+    cwd: Path | None = None
+    is_ready: Callable[[], bool] = lambda: True  # asked every 20 ms, on a thread of the child's own
+    stop_wait_s: float = 15.0
 
 
-@dataclass(slots=True)
-class _Running:
-    child: Child
-    process: Process
-    since_s: float
-    backoff_s: float = _BACKOFF_FIRST_S
-    due_s: float | None = None
-    """When to start it again; None: it runs."""
+@dataclass(frozen=True)
+class Backoff:
+    """The pause before a restart: `first_s`, doubled with each death in a row up to `max_s`.
+
+    A child that was up for `reset_after_s` begins again at `first_s`.
+    """
+
+    first_s: float = 0.2
+    max_s: float = 10.0
+    reset_after_s: float = 30.0
+
+    def pause_s(self, deaths: int) -> float:
+        """The pause after the `deaths`-th death in a row, counted from 1."""
+        return min(self.max_s, self.first_s * 2.0 ** min(deaths - 1, 30))
+
+
+class Status(NamedTuple):
+    """A child's state. `restarts` counts its deaths, `exit_code` is that of the last one (negative: the signal)."""
+
+    name: str
+    state: State
+    pid: int | None
+    restarts: int
+    exit_code: int | None
+
+
+_NO_BACKOFF = Backoff()
 
 
 class Supervisor:
-    """Owns its children's processes; to be used as a context, whose end stops them all."""
+    """Runs children in the order in which they were started, each kept by a thread of its own."""
 
-    def __init__(self) -> None:
-        self._children: dict[str, _Running] = {}
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        self._watcher.start()
+    def __init__(self, backoff: Backoff = _NO_BACKOFF) -> None:
+        self._backoff = backoff
+        self._keepers: dict[str, _Keeper] = {}
+        self._interrupts = 0
+        self._interrupted = threading.Event()
 
-    def __enter__(self) -> "Supervisor":
+    def start(self, child: Child) -> None:
+        """Start `child` and keep it running; returns at once."""
+        assert child.name not in self._keepers, f"{child.name} is supervised already"
+        keeper = _Keeper(child, self._backoff)
+        self._keepers[child.name] = keeper
+        keeper.begin()
+
+    def wait_ready(self, name: str, timeout_s: float = 60.0) -> None:
+        """Wait until the child is ready. Raises NotReady."""
+        self._keepers[name].wait_ready(timeout_s)
+
+    def status(self) -> list[Status]:
+        """Every child's state, in the order of their starts."""
+        return [keeper.status() for keeper in self._keepers.values()]
+
+    def kill(self, name: str, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Send `sig` to the child; if that ends it, it is started again. Nothing happens while it is dead."""
+        _log.info(SupervisorEvent.KILLED, extra={"child": name, "signal": sig.name})
+        self._keepers[name].send(sig)
+
+    def run(self) -> None:
+        """Wait for SIGINT or SIGTERM, then stop all children; a second signal kills those that are left.
+
+        For the main thread. What the signals did before is put back at the end.
+        """
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._interrupted.wait()
+            self.stop()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Stop all children, the last one first; each gets its time to end before it is killed. Repeatable."""
+        for keeper in reversed(self._keepers.values()):
+            keeper.stop(hurry=lambda: self._interrupts > 1)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, child: Child) -> None:
-        """Start a child and wait until it serves. Raises StackError, with the end of its log, when it does not."""
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupts += 1
+        self._interrupted.set()
+
+
+class _Keeper:
+    """One child over all its lives. `_lock` is held to signal it and to reap it, so that no signal hits another."""
+
+    def __init__(self, child: Child, backoff: Backoff) -> None:
+        self._child = child
+        self._backoff = backoff
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        self._stopping = threading.Event()
+        self._state = State.STARTING
+        self._restarts = 0
+        self._deaths_in_a_row = 0
+        self._exit_code: int | None = None
+        self._was_ready = False
+        self._thread = threading.Thread(target=self._keep, name=f"keeper-{child.name}", daemon=True)
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def status(self) -> Status:
         with self._lock:
-            assert child.name not in self._children, f"{child.name} is already supervised"
-            self._children[child.name] = _Running(child, _spawn(child), time.monotonic())
-        logger.info("child.started", extra={"child": child.name})
-        deadline_s = time.monotonic() + child.ready_within_s
-        while not child.is_ready():
-            if self._ending.is_set():
-                return
-            if time.monotonic() > deadline_s:
-                message = (
-                    f"{child.name} does not serve after {child.ready_within_s:.0f} s; its log {child.log_file} ends:\n"
-                )
-                raise StackError(message + _tail(child.log_file))
-            self._ending.wait(_POLL_S)
+            pid = None if self._process is None else self._process.pid
+            return Status(self._child.name, self._state, pid, self._restarts, self._exit_code)
 
-    def pid(self, name: str) -> int | None:
-        """The child's process id; None while it is down."""
+    def wait_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._state is not State.READY:
+            if not self._was_ready and self._restarts >= _EARLY_DEATHS_MAX:
+                raise NotReady(self._complaint(f"ended {self._restarts} times, last with exit code {self._exit_code}"))
+            if self._state is State.STOPPED or time.monotonic() > deadline:
+                raise NotReady(self._complaint(f"was not ready after {timeout_s:g} s"))
+            time.sleep(_POLL_S)
+
+    def send(self, sig: signal.Signals) -> None:
         with self._lock:
-            running = self._children[name]
-            return running.process.pid if running.due_s is None and running.process.poll() is None else None
+            if self._process is not None:
+                self._process.send_signal(sig)
 
-    def kill(self, name: str, number: Signals = SIGKILL) -> None:
-        """Send a signal to one child; one that dies of it is restarted as after any death."""
-        with self._lock:
-            self._children[name].process.send_signal(number)
+    def stop(self, hurry: Callable[[], bool]) -> None:
+        """Ask the child to end, wait, kill it when its time is up or `hurry()`; return when it is gone."""
+        self._stopping.set()
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGCONT)  # one that was stopped would never see the request
+        deadline = time.monotonic() + self._child.stop_wait_s
+        while self._thread.is_alive():
+            if hurry() or time.monotonic() > deadline:
+                self._force()
+            self._thread.join(_POLL_S)
 
-    def states(self) -> Iterator[tuple[str, str]]:
-        """Each child's name, and `running` or `restarting`."""
-        with self._lock:
-            children = list(self._children.items())
-        for name, running in children:
-            yield name, "running" if running.due_s is None else "restarting"
+    def _force(self) -> None:
+        extra = {"child": self._child.name, "wait_s": self._child.stop_wait_s}
+        _log.warning(SupervisorEvent.FORCED, extra=extra)
+        self.send(signal.SIGKILL)
+        self._thread.join()
 
-    def stop(self) -> None:
-        """Stop all children, the last started first: SIGTERM, and SIGKILL to whoever is still there after 20 s."""
-        self._ending.set()
-        self._watcher.join()
-        for running in reversed(self._children.values()):
-            _stop(running.process)
-            logger.info("child.stopped", extra={"child": running.child.name})
-        self._children.clear()
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._live_once(began)
+            if not self._stopping.is_set():
+                self._pause(up_s=time.monotonic() - began)
+        self._state = State.STOPPED
+        _log.info(SupervisorEvent.STOPPED, extra={"child": self._child.name, "exit_code": self._exit_code})
 
-    def _watch(self) -> None:
-        while not self._ending.wait(_POLL_S):
-            with self._lock:
-                for running in self._children.values():
-                    _revive(running, time.monotonic())
-
-
-def _revive(running: _Running, now_s: float) -> None:
-    """Notice a death, and start the child again when its backoff has passed."""
-    if running.due_s is None:
-        status = running.process.poll()
-        if status is None:
+    def _live_once(self, began: float) -> None:
+        """Start the child and wait for its end."""
+        process = self._spawn()
+        if process is None:
             return
-        if now_s - running.since_s > _STABLE_S:
-            running.backoff_s = _BACKOFF_FIRST_S
-        running.due_s = now_s + running.backoff_s
-        logger.warning(
-            "child.died", extra={"child": running.child.name, "status": status, "retry_s": running.backoff_s}
-        )
-        running.backoff_s = min(_BACKOFF_MAX_S, running.backoff_s * 2)
-    elif now_s >= running.due_s:
-        running.process = _spawn(running.child)
-        running.since_s, running.due_s = now_s, None
-        logger.info("child.restarted", extra={"child": running.child.name})
+        _log.info(SupervisorEvent.STARTED, extra={"child": self._child.name, "pid": process.pid})
+        self._await_readiness(process, began)
+        _await_end(process)
+        with self._lock:
+            # Whatever it has started and left behind goes with it. It is not reaped yet, so the group is still its own.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._exit_code = process.wait()
+            self._process = None
+
+    def _spawn(self) -> Process | None:
+        """Under the lock, so that a stop either prevents the start or finds the process."""
+        child = self._child
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            self._state = State.STARTING
+            try:
+                _rotate(child.log_file)
+                self._process = spawn(child.argv, log_file=child.log_file, env=child.env, cwd=child.cwd)
+            except OSError as error:
+                _log.warning(SupervisorEvent.NOT_STARTED, extra={"child": child.name, "error": str(error)})
+            return self._process
+
+    def _await_readiness(self, process: Process, began: float) -> None:
+        while not _has_ended(process):
+            if not self._stopping.is_set() and self._child.is_ready():
+                self._state, self._was_ready = State.READY, True
+                took_s = round(time.monotonic() - began, 3)
+                extra = {"child": self._child.name, "pid": process.pid, "took_s": took_s}
+                _log.info(SupervisorEvent.READY, extra=extra)
+                return
+            time.sleep(_POLL_S)
+
+    def _pause(self, up_s: float) -> None:
+        self._deaths_in_a_row = 1 if up_s >= self._backoff.reset_after_s else self._deaths_in_a_row + 1
+        self._restarts += 1
+        pause_s = self._backoff.pause_s(self._deaths_in_a_row)
+        self._state = State.WAITING
+        extra = {
+            "child": self._child.name,
+            "exit_code": self._exit_code,
+            "up_s": round(up_s, 3),
+            "restart_in_s": pause_s,
+        }
+        _log.warning(SupervisorEvent.ENDED, extra=extra)
+        self._stopping.wait(pause_s)
+
+    def _complaint(self, what: str) -> str:
+        file = self._child.log_file
+        said = file.read_text(errors="replace")[-2000:] if file.exists() else ""
+        return f"{self._child.name} {what}; its log is {file}.\n{said}"
 
 
-def _spawn(child: Child) -> Process:
-    return spawn(child.command, log_file=child.log_file, env=child.env, cwd=child.folder)
+def _has_ended(process: Process) -> bool:
+    """Whether the process has ended, without reaping it: its group must stay its own until that is killed."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-def _stop(process: Process) -> None:
-    process.send_signal(SIGCONT)  # one that was stopped would never see the next signal
-    process.send_signal(SIGTERM)
-    try:
-        process.wait(_STOP_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _await_end(process: Process) -> None:
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def _tail(file: Path) -> str:
-    return file.read_text(errors="replace")[-_COMPLAINT_CHARS:] if file.exists() else "(empty)"
+def _rotate(log_file: Path) -> None:
+    if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
+        log_file.replace(log_file.with_name(log_file.name + ".1"))

@@ -34,7 +34,7 @@ def create_topics(bootstrap_servers: str, partitions: int, replication: int, ope
     Raises TopicsDiffer when one exists with other settings. The genesis goes to all partitions of `usage-events` in one
     transaction: killed before its commit, it never happened, and the next call writes it.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
     found = [topic for topic in TOPICS if topic.name in existing]
     _check_existing(admin, found, {t.name: len(existing[t.name].partitions) for t in found}, partitions)
@@ -120,7 +120,9 @@ def _write_genesis(bootstrap_servers: str, partitions: int, operator_public_key:
         )
         raise CommandError(message)
     genesis = encode(Genesis(uuid4().hex, 1, partitions, operator_public_key))
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "transactional.id": "meterlog-genesis"})
+    producer = Producer(
+        {"bootstrap.servers": bootstrap_servers, "transactional.id": "meterlog-genesis", "log_level": 0}
+    )
     producer.init_transactions(_TIMEOUT_S)
     producer.begin_transaction()
     for partition in range(partitions):
