@@ -17,11 +17,13 @@ from billing.errors import BillingError
 from billing.facts import Fact
 from billing.records import Position
 
-__all__ = ["PART_BYTES_MAX", "LedgerGap", "LedgerReader", "Source", "SourceRecord", "encode_facts"]
+__all__ = ["PART_BYTES_MAX", "LedgerGap", "LedgerReader", "Source", "SourceRecord", "encode_facts", "part_number"]
 
 PART_BYTES_MAX: Final = 256 * 1024
 """A larger record is split, so that a fact that carries a full-sized source still fits every broker's limit."""
 _VERSION: Final = 1
+_FACT_TAG: Final = b"\x01"
+"""Second byte of a whole fact, behind the array's header: told apart without decoding."""
 
 
 class LedgerGap(BillingError):
@@ -89,6 +91,11 @@ def encode_facts(position: Position, log_ms: int, source: Source, facts: Sequenc
     return records
 
 
+def part_number(value: bytes) -> int:
+    """Which part of its fact this record is, from 0; 0 for a whole fact. A reader can begin only where it is 0."""
+    return 0 if value[1:2] == _FACT_TAG else _part_of(_decode(value))
+
+
 class LedgerReader:
     """Puts the ledger's records of one partition together again: whole source records, each once, without a gap.
 
@@ -153,6 +160,10 @@ class LedgerReader:
             message = f"ledger partition {record.partition}: part {record.part} of {record.offset} came alone"
             raise LedgerGap(message)
         return _decode_fact(b"".join(self._parts)) if record.part == record.parts - 1 else None
+
+
+def _part_of(record: _FactRecord | _PartRecord) -> int:
+    return record.part if isinstance(record, _PartRecord) else 0
 
 
 def _split(position: Position, seq: int, data: bytes) -> list[bytes]:

@@ -1,0 +1,109 @@
+"""One partition of a topic turned into rows: records in, rows and the place behind them out."""
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import msgspec
+
+from schemas.ledger import LedgerGap, LedgerReader, SourceRecord, part_number
+from schemas.totals import HourTotal, decode_total
+from sinks.clickhouse.batch import Batch
+from sinks.clickhouse.errors import LedgerBroken
+from sinks.clickhouse.mapping import from_hour_total, from_source_record
+from sinks.clickhouse.position import Place, Position, TopicPartition, Trail
+
+__all__ = ["Follower", "LedgerFollower", "TotalsFollower"]
+
+_BEFORE_ALL: Final = Place(0, -1, 0)
+
+
+class Follower(Protocol):
+    """Follows one partition; what it was fed is either in the batch, or not yet behind the batch's position."""
+
+    @property
+    def starts_at(self) -> int:
+        """Offset of the first record to feed."""
+        ...
+
+    def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
+        """The partition's next committed record. Raises LedgerBroken."""
+        ...
+
+    def end(self, offset: int, batch: Batch) -> None:
+        """All that is committed before `offset` was fed."""
+        ...
+
+
+class LedgerFollower:
+    """The ledger: whole source records, without a gap from its first one on."""
+
+    def __init__(self, partition: TopicPartition, stored: Position | None, rewind_ms: int) -> None:
+        start = stored.rewind if stored else _BEFORE_ALL
+        self._partition = partition
+        self._trail = Trail(start, rewind_ms)
+        self._reader = LedgerReader(after_offset=start.source_offset)
+        self._fact_offset = start.next_offset
+        """Where the fact begins whose part was fed last: a fact in parts lies on several offsets."""
+
+    @property
+    def starts_at(self) -> int:
+        return self._trail.reached.next_offset
+
+    def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
+        try:
+            if not part_number(value):
+                self._fact_offset = offset
+            records = list(self._reader.feed((value,)))
+        except (LedgerGap, msgspec.MsgspecError) as exc:
+            message = f"{self._partition} at offset {offset}: {exc}"
+            raise LedgerBroken(message) from exc
+        if records:
+            self._take(records, self._fact_offset, batch)
+        batch.source_bytes += len(value)
+
+    def end(self, offset: int, batch: Batch) -> None:
+        """The record that was open is whole, since a record's facts are committed together."""
+        self._take(self._reader.flush(), offset, batch)
+
+    def _take(self, records: Iterable[SourceRecord], next_offset: int, batch: Batch) -> None:
+        """A record is known to be whole by the fact behind it, at `next_offset`, which a start from there reads again."""
+        _, source_offset, log_ms = self._trail.reached
+        for record in records:
+            for table, row in from_source_record(record):
+                batch.add(table, row)
+            source_offset, log_ms = record.position.offset, record.log_ms
+        self._trail.pass_by(Place(next_offset, source_offset, log_ms))
+        batch.positions[self._partition] = self._trail.position()
+
+
+class TotalsFollower:
+    """`usage-totals`: each record stands for itself, and an older one changes nothing."""
+
+    def __init__(self, partition: TopicPartition, stored: Position | None, rewind_ms: int, log_start: int) -> None:
+        """`log_start`: retention has removed what lies before it."""
+        start = stored.rewind if stored else _BEFORE_ALL
+        self._partition = partition
+        self._trail = Trail(start._replace(next_offset=max(start.next_offset, log_start)), rewind_ms)
+
+    @property
+    def starts_at(self) -> int:
+        return self._trail.reached.next_offset
+
+    def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
+        try:
+            total = decode_total(value)
+        except msgspec.MsgspecError as exc:
+            message = f"{self._partition} at offset {offset}: {exc}"
+            raise LedgerBroken(message) from exc
+        if isinstance(total, HourTotal):
+            batch.add_hourly(from_hour_total(total))
+        batch.source_bytes += len(value)
+        self._pass_by(offset + 1, written_ms, batch)
+
+    def end(self, offset: int, batch: Batch) -> None:
+        self._pass_by(offset, self._trail.reached.log_ms, batch)
+
+    def _pass_by(self, next_offset: int, written_ms: int, batch: Batch) -> None:
+        log_ms = max(written_ms, self._trail.reached.log_ms)
+        self._trail.pass_by(Place(next_offset, -1, log_ms))
+        batch.positions[self._partition] = self._trail.position()
