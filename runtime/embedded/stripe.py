@@ -103,8 +103,10 @@ class _ControlRoutes:
     async def _show(self, _: web.Request) -> web.Response:
         names = ("identifier", "meter", "customer", "value", "code")
         invalid = [dict(zip(names, event, strict=True)) for event in self._store.invalid_events()]
-        drawn = dict(self._plan.drawn) if self._plan is not None else None
-        return json_answer({"double": True, "rows": self._store.counts(), "invalid_events": invalid, "faults": drawn})
+        shown: dict[str, object] = {"double": True, "rows": self._store.counts(), "invalid_events": invalid}
+        if self._plan is not None:
+            shown |= {"faults": dict(self._plan.drawn), "hanging": self._plan.hanging}
+        return json_answer(shown)
 
     async def _order(self, request: web.Request) -> web.Response:
         assert self._plan is not None, "the route exists only with faults"

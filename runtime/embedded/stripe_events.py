@@ -77,6 +77,8 @@ class EventRoutes:
         fault = self._faults.draw() if self._faults is not None else None
         if fault is Fault.CUT_BEFORE_COMMIT:
             return cut(request)
+        if fault is Fault.LATE_COMMIT:
+            await self._hang()
         if fault is Fault.RATE_LIMITED:
             return error_answer(_RATE_LIMITED)
         if isinstance(read, Refusal):
@@ -118,9 +120,8 @@ class EventRoutes:
             return error_answer(_busy(asked))
         self._busy.add(lane)
         try:
-            if fault in (Fault.TIMEOUT_BEFORE_COMMIT, Fault.LATE_COMMIT):
-                await self._hang()
             if fault is Fault.TIMEOUT_BEFORE_COMMIT:
+                await self._hang()
                 return cut(request)
             answer = self._take(asked, event, fault)
         finally:
@@ -148,7 +149,11 @@ class EventRoutes:
 
     async def _hang(self) -> None:
         assert self._faults is not None, "only faults hang"
-        await asyncio.sleep(self._faults.hang_s)
+        self._faults.hanging += 1
+        try:
+            await asyncio.sleep(self._faults.hang_s)
+        finally:
+            self._faults.hanging -= 1
 
     @property
     def _now_s(self) -> int:

@@ -28,11 +28,7 @@ class Fault(StrEnum):
     TIMEOUT_AFTER_COMMIT = "timeout_after_commit"
     """Taken at once, no answer for `hang_ms`."""
     LATE_COMMIT = "late_commit"
-    """No answer for `hang_ms`, and taken only then, when the client may long have given up and asked again."""
-
-    @property
-    def hangs(self) -> bool:
-        return self in (Fault.TIMEOUT_BEFORE_COMMIT, Fault.TIMEOUT_AFTER_COMMIT, Fault.LATE_COMMIT)
+    """Under way for `hang_ms`, and judged only then, when the client has long given up, asked again or told something newer."""
 
 
 class FaultOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,6 +47,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.drawn: Counter[str] = Counter()
+        self.hanging = 0
+        """Requests that a fault holds up now."""
         self.obey(FaultOrder())
 
     def obey(self, order: FaultOrder) -> None:

@@ -212,9 +212,9 @@ def test_an_idempotency_key_repeats_its_answer_and_pins_the_request(tmp_path: Pa
 
 def test_one_event_of_a_customer_and_meter_is_taken_at_a_time(tmp_path: Path) -> None:
     async def scene(client: Client) -> None:
-        await client.call("POST", "/_double/faults", json={"next": ["late_commit"], "hang_ms": 300})
+        await client.call("POST", "/_double/faults", json={"next": ["timeout_before_commit"], "hang_ms": 300})
         slow = asyncio.create_task(client.send(identifier="slow"))
-        while (await client.call("GET", "/_double"))[1]["faults"] == {}:
+        while (await client.call("GET", "/_double"))[1]["hanging"] == 0:
             await asyncio.sleep(0)
         status, answer = await client.send(identifier="second")
         assert (status, answer["error"]["code"]) == (409, "too_many_concurrent_requests")
