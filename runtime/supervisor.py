@@ -57,7 +57,7 @@ class Child:
     log_file: Path
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
-    is_ready: Callable[[], bool] = lambda: True  # asked every 20 ms, on a thread of the child's own
+    is_ready: Callable[[], bool] = lambda: True  # asked every 20 ms on a thread of the child's own; must not raise
     stop_wait_s: float = 15.0
 
 
@@ -184,7 +184,7 @@ class _Keeper:
     def send(self, sig: signal.Signals) -> None:
         with self._lock:
             if self._process is not None:
-                self._process.send_signal(sig)
+                os.kill(self._process.pid, sig)  # not `send_signal`, which reaps a process that has ended
 
     def stop(self, hurry: Callable[[], bool]) -> None:
         """Ask the child to end, wait, kill it when its time is up or `hurry()`; return when it is gone."""
@@ -273,11 +273,14 @@ class _Keeper:
 
 def _has_ended(process: Process) -> bool:
     """Whether the process has ended, without reaping it: its group must stay its own until that is killed."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: there it is reaped, and its group may be gone
+        return process.poll() is not None
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def _await_end(process: Process) -> None:
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    while not _has_ended(process):
+        time.sleep(_POLL_S)
 
 
 def _rotate(log_file: Path) -> None:

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from observe.embedded import EmbeddedEvent
 from runtime.embedded import ports
 from runtime.embedded.clickhouse_engine import DATABASE, Engine
 from runtime.embedded.clickhouse_http import ClickHouseServer
@@ -89,11 +90,12 @@ def serve(data_dir: Path, port: int, token: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, name="clickhouse-http", daemon=True).start()
-    _log.info("embedded.clickhouse.ready", extra={"port": port})
+    _log.info(EmbeddedEvent.CLICKHOUSE_READY, extra={"port": port})
     stop.wait()
-    if server.stop(STOP_WAIT_S):
+    clean = server.stop(STOP_WAIT_S)
+    if clean:
         engine.close()
-    _log.info("embedded.clickhouse.stopped", extra={"port": port})
+    _log.info(EmbeddedEvent.CLICKHOUSE_STOPPED, extra={"clean": clean})
     held.close()
 
 
