@@ -1,0 +1,5 @@
+"""`python -m runtime` is `meterlog`."""
+
+from runtime.cli import main
+
+main()
