@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from runtime.embedded.errors import EmbeddedError
 from runtime.errors import CommandError
 
 # Modules that a command needs are imported by the command: `meterlog keys create` should not pay a second for Faust's
@@ -46,7 +47,7 @@ def main() -> None:
     """Run the command line; a refusal goes to stderr with what to do, exit 2."""
     try:
         app()
-    except CommandError as exc:
+    except (CommandError, EmbeddedError) as exc:
         typer.echo(f"meterlog: {exc}", err=True)
         sys.exit(_USAGE_EXIT)
 
@@ -98,7 +99,7 @@ def api(
     from runtime.processes import run_api_process
 
     settings = _settings(data_dir)
-    run_api_process(settings, host or settings.api_host, settings.api_port if port is None else port)
+    sys.exit(run_api_process(settings, host or settings.api_host, settings.api_port if port is None else port))
 
 
 @sink.command("clickhouse")

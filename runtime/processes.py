@@ -17,6 +17,7 @@ __all__ = [
     "list_api_keys",
     "now_ms",
     "revoke_api_key",
+    "run_api_process",
     "run_clickhouse_sink",
     "run_embedded_clickhouse",
     "run_embedded_stripe",
@@ -63,6 +64,25 @@ def run_worker_process(settings: Settings) -> int:
         await Ticker(engine.partitions, engine.append, now_ms).run()  # type: ignore[arg-type]
 
     return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
+
+
+def run_api_process(settings: Settings, host: str, port: int) -> int:
+    """`meterlog api`."""
+    from api.serve import run
+    from api.settings import ApiSettings
+
+    set_up_logging()
+    return run(
+        ApiSettings(
+            bootstrap_servers=settings.bootstrap_servers,
+            host=host,
+            port=port,
+            partitions=settings.partitions,
+            clickhouse_url=settings.clickhouse_url,
+            clickhouse_user=settings.clickhouse_user,
+            clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        )
+    )
 
 
 def run_clickhouse_sink(settings: Settings, stop: threading.Event) -> int:

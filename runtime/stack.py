@@ -18,7 +18,7 @@ from runtime.embedded import clickhouse, ports
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.errors import CommandError, StackError
 from runtime.settings import Settings, load_settings, write_stack_file
-from runtime.supervisor import Child, Supervisor
+from runtime.supervisor import Child, NotReady, Supervisor
 from runtime.topics import create_topics, operator_key, public_bytes
 
 __all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
@@ -26,6 +26,7 @@ __all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
 PARTITIONS = 4
 PARTS = ("kafka", "clickhouse", "stripe double", "worker", "sink clickhouse", "sink stripe", "api")
 _PROBE_TIMEOUT_S = 1.0
+_READY_WITHIN_S = 90.0
 _SESSION_TIMEOUT_S = 6.0
 
 
@@ -72,15 +73,8 @@ class Stack:
     def start(self) -> Iterator[str]:
         """Start part by part, in the order of their needs; gives each one's name when it serves. Raises StackError."""
         self._kafka.prepare()
-        self._supervisor.start(
-            Child(
-                "kafka",
-                self._kafka.command(),
-                self._log("kafka"),
-                folder=self._kafka.folder(),
-                is_ready=self._kafka.is_ready,
-            )
-        )
+        broker = self._kafka
+        self._run(Child("kafka", broker.command(), self._log("kafka"), cwd=broker.folder(), is_ready=broker.is_ready))
         yield "kafka"
         write_stack_file(self.data_dir, self._variables())
         settings = self.settings
@@ -88,7 +82,7 @@ class Stack:
         create_topics(settings.bootstrap_servers, PARTITIONS, 1, public_bytes(key))
         for name, arguments, is_ready in self._processes():
             command = self._worker_command if name == "worker" and self._worker_command else (*_meterlog(), *arguments)
-            self._supervisor.start(Child(name, command, self._log(name), env=self._environment(), is_ready=is_ready))
+            self._run(Child(name, command, self._log(name), env=self._environment(), is_ready=is_ready))
             yield name
 
     def wait(self) -> None:
@@ -109,12 +103,20 @@ class Stack:
         self._supervisor.kill(name, number)
 
     def pid(self, name: str) -> int | None:
-        return self._supervisor.pid(name)
+        """The part's process id; None while it is down."""
+        return next(status.pid for status in self._supervisor.status() if status.name == name)
 
     def stop(self) -> None:
         """End every process, the last started first."""
         self._supervisor.stop()
         self._kafka.release()
+
+    def _run(self, child: Child) -> None:
+        self._supervisor.start(child)
+        try:
+            self._supervisor.wait_ready(child.name, _READY_WITHIN_S)
+        except NotReady as exc:
+            raise StackError(str(exc)) from exc
 
     def _processes(self) -> list[tuple[str, Sequence[str], Callable[[], bool]]]:
         return [

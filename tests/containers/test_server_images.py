@@ -49,6 +49,7 @@ def embedded_servers(tmp_path: Path) -> Iterator[Servers]:
         command = (sys.executable, "-m", "runtime.embedded.clickhouse", "--data-dir", str(tmp_path / "clickhouse"))
         log = tmp_path / "clickhouse.log"
         supervisor.start(Child("clickhouse", command, log, is_ready=lambda: clickhouse.is_ready(at)))
+        supervisor.wait_ready("clickhouse")
         yield Servers(kafka.bootstrap_servers, at.url, at.user, at.password)
 
 
