@@ -20,7 +20,7 @@ from streams.tables import RowTable
 
 __all__ = ["FoldApp", "build_app"]
 
-_HEARTBEATS_PER_SESSION = 6
+_HEARTBEAT_S_MAX = 1.0  # a member learns of a rebalance with its next heartbeat
 _APPEND_TIMEOUT_S = 30.0
 
 
@@ -98,7 +98,7 @@ def _faust_settings(options: Options, partitions: int) -> dict[str, Any]:
     return {
         "broker": ";".join(f"kafka://{server.strip()}" for server in servers),
         "broker_session_timeout": options.session_timeout_s,
-        "broker_heartbeat_interval": options.session_timeout_s / _HEARTBEATS_PER_SESSION,
+        "broker_heartbeat_interval": min(_HEARTBEAT_S_MAX, options.session_timeout_s / 6),
         "broker_rebalance_timeout": 2 * options.session_timeout_s,
         "consumer_group_instance_id": options.instance_id,
         # A static member that comes back is given its old assignment, which names the URL it had.

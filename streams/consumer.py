@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiokafka
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
@@ -51,6 +52,7 @@ class FoldThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Overrides AIOKafkaConsumerThread: starts the pump beside the consumer."""
         await super().on_start()
+        self._records_max = min(_RECORDS_PER_POLL, self.app.engine.options.records_per_epoch_max)
         self._idle = asyncio.Event()
         self._idle.set()
         self._granted = asyncio.Event()
@@ -134,9 +136,7 @@ class FoldThread(driver.AIOKafkaConsumerThread):
                 return []
             assignment = self._assignment(consumer)
             starts = {tp: assignment.state_value(tp).position for tp in grant.partitions}
-            fetcher = consumer._fetcher
-            with consumer._subscription.fetch_context():
-                records = await fetcher.fetched_records(grant.partitions, _POLL_S, _RECORDS_PER_POLL)
+            records = await self._fetch_records_of(consumer, grant)
             if self._assignment(consumer) is not assignment:
                 return []
             nexts = {tp: assignment.state_value(tp).position for tp in grant.partitions}
@@ -147,6 +147,19 @@ class FoldThread(driver.AIOKafkaConsumerThread):
             ]
         finally:
             self._idle.set()
+
+    async def _fetch_records_of(self, consumer: aiokafka.AIOKafkaConsumer, grant: Grant) -> Any:
+        """Overstays a rebalance, as aiokafka does: it then meets partitions that were not sought yet.
+
+        What it complains of then (they have no offset) is no concern of a grant that was withdrawn.
+        """
+        try:
+            with consumer._subscription.fetch_context():
+                return await consumer._fetcher.fetched_records(grant.partitions, _POLL_S, self._records_max)
+        except KafkaError:
+            if self.consumer.grant is grant:
+                raise
+            return {}
 
     async def _deliver(self, grant: Grant, runs: list[Run]) -> None:
         """Hand the runs to the main loop and wait until it has them: fetching ahead of a busy loop starves it."""

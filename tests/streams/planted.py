@@ -2,7 +2,163 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-FAULTS: Final[dict[str, Callable[[], None]]] = {}
+from aiokafka.structs import TopicPartition
+
+from streams import consumer, engine, partition, recovery
+from streams.epoch import Gap
+from streams.options import TopicNames
+from streams.partition import OwnedPartition, Run
+from streams.port import TABLES, Epoch
+from streams.producers import PartitionWriter
+from streams.tables import Applied, PartitionRows
+
+
+async def _send(epoch: Epoch, writer: PartitionWriter, topics: TopicNames) -> dict[str, int]:
+    """Send everything, await every acknowledgement; gives how far each table's changelog reaches."""
+    await (await writer.send(topics.ledger, epoch.ledger)).acknowledged()
+    await (await writer.send(topics.totals, epoch.totals.items())).acknowledged()
+    await (await writer.send(topics.dead_letters, epoch.dead_letters)).acknowledged()
+    reached = {}
+    for table, topic in topics.changelogs.items():
+        next_offset = await (await writer.send(topic, epoch.rows[table].items())).acknowledged()
+        if next_offset is not None:
+            reached[table] = next_offset
+    return reached
+
+
+def _write(epoch: Epoch, rows: PartitionRows, reached: dict[str, int], now_ms: Callable[[], int]) -> None:
+    for table in TABLES:
+        if table in reached:
+            rows.apply(table, epoch.rows[table], Applied(reached[table], now_ms()))
+
+
+async def _rows_before_commit(
+    epoch: Epoch, writer: PartitionWriter, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
+) -> None:
+    """The local rows are written before the transaction is committed."""
+    await writer.begin()
+    reached = await _send(epoch, writer, topics)
+    await writer.send_group_offset(topics.source, epoch.next_offset)
+    _write(epoch, rows, reached, now_ms)
+    gap("planted")
+    await writer.commit()
+
+
+async def _commit_not_awaited(
+    epoch: Epoch, writer: PartitionWriter, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
+) -> None:
+    """The transaction's end is asked for, and not waited for."""
+    await writer.begin()
+    reached = await _send(epoch, writer, topics)
+    await writer.send_group_offset(topics.source, epoch.next_offset)
+    committing = asyncio.create_task(writer.commit())
+    _write(epoch, rows, reached, now_ms)
+    gap("planted")
+    await committing
+
+
+async def _offset_before_facts(
+    epoch: Epoch, writer: PartitionWriter, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
+) -> None:
+    """The group's offset is committed by itself, before the facts are even sent."""
+    await writer.begin()
+    await writer.send_group_offset(topics.source, epoch.next_offset)
+    await writer.commit()
+    gap("planted")
+    await writer.begin()
+    reached = await _send(epoch, writer, topics)
+    await writer.commit()
+    _write(epoch, rows, reached, now_ms)
+
+
+async def _position_apart(
+    epoch: Epoch, writer: PartitionWriter, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
+) -> None:
+    """Facts in one transaction; rows, position and offset in the next."""
+    await writer.begin()
+    await (await writer.send(topics.ledger, epoch.ledger)).acknowledged()
+    await writer.commit()
+    gap("planted")
+    await writer.begin()
+    reached = await _send(Epoch([], epoch.totals, epoch.dead_letters, epoch.rows, epoch.next_offset), writer, topics)
+    await writer.send_group_offset(topics.source, epoch.next_offset)
+    await writer.commit()
+    _write(epoch, rows, reached, now_ms)
+
+
+def _plant_commit(broken: Callable[..., Any]) -> Callable[[], None]:
+    def plant() -> None:
+        vars(engine)["commit"] = broken
+
+    return plant
+
+
+def _fetch_before_seek() -> None:
+    """Faust's own order after recovery: fetching is resumed, then the partitions are sought."""
+    stock_seek = consumer.FoldThread.seek
+
+    async def take_over(
+        self: recovery.FoldRecovery, partitions: frozenset[int], generation: int, rebalancing_count: int
+    ) -> None:
+        app = self.app
+        taken = await app.engine.take(partitions, app.consumer.thread.group_offsets)
+        fetched = asyncio.Event()
+        take_runs = app.engine.offer
+
+        def offer(runs: list[Run]) -> None:
+            take_runs(runs)
+            fetched.set()
+
+        app.engine.offer = offer  # type: ignore[method-assign]
+        app.flow_control.resume()
+        app.consumer.resume_flow()
+        app.engine.start(taken)
+        app.consumer.allow(app.engine.hungry)
+        await fetched.wait()
+        source = app.engine.options.topics.source
+        offsets = {TopicPartition(source, number): each.start_offset for number, each in taken.items()}
+        await stock_seek(app.consumer.thread, offsets, ())
+        self._tell_faust()
+
+    recovery.FoldRecovery._take_over = take_over  # type: ignore[method-assign]
+
+
+def _drop_a_fetched_run() -> None:
+    """A queue is emptied after the read position went past what was in it, as Faust's flow control does on resume."""
+    deliver = consumer.FoldConsumer.deliver
+    dropped: list[Run] = []
+
+    def drop_first(self: consumer.FoldConsumer, grant: consumer.Grant, runs: list[Run]) -> None:
+        if not dropped:
+            dropped.extend(runs)
+            return
+        deliver(self, grant, runs)
+
+    consumer.FoldConsumer.deliver = drop_first  # type: ignore[method-assign]
+
+
+def _drop_a_fetched_run_unguarded() -> None:
+    """The same, and a partition that takes any run whatever its start."""
+    _drop_a_fetched_run()
+    offer = OwnedPartition.offer
+
+    def offer_any(self: OwnedPartition, run: Run) -> None:
+        self.read_offset = run.start_offset
+        offer(self, run)
+
+    partition.OwnedPartition.offer = offer_any  # type: ignore[method-assign]
+
+
+FAULTS: Final[dict[str, Callable[[], None]]] = {
+    "rows before commit": _plant_commit(_rows_before_commit),
+    "commit not awaited": _plant_commit(_commit_not_awaited),
+    "offset before facts": _plant_commit(_offset_before_facts),
+    "position apart": _plant_commit(_position_apart),
+    "fetch before seek": _fetch_before_seek,
+    "dropped run": _drop_a_fetched_run,
+    "dropped run, unguarded": _drop_a_fetched_run_unguarded,
+}

@@ -71,11 +71,13 @@ class Worker:
         self.plan = plan
         self.log_file = log_file
         self._process: Process | None = None
+        self._life_starts_at = 0
 
     def start(self, **changes: Any) -> Worker:
         """Start a life; `changes` of the plan hold for this one only."""
         plan = replace(self.plan, **changes)
         argv = [sys.executable, "-m", "tests.streams.worker_process", plan.to_json()]
+        self._life_starts_at = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._process = spawn(argv, log_file=self.log_file, cwd=ROOT)
         return self
 
@@ -117,8 +119,7 @@ class Worker:
 
         def owned_count() -> int:
             assert self.is_running, f"{self.log_file.name} ended:\n{self.log_tail()}"
-            lives = self.log().split("worker.starting")
-            owned = re.findall(r"partitions\.owned ({.*})", lives[-1])
+            owned = re.findall(r"partitions\.owned ({.*})", self.log()[self._life_starts_at :])
             return len(json.loads(owned[-1])["offsets"]) if owned else 0
 
         wait_until(f"{self.log_file.name} owns {of_count} partitions", lambda: owned_count() >= of_count)
