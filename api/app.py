@@ -13,7 +13,9 @@ from api.accept import check_accept
 from api.envelope import correlation_id, error_response
 from api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unforeseen
 from api.events import EventDoor
+from api.health_watch import HealthWatch
 from api.say import say
+from api.usage import UsageDoor
 from observe.api import ApiEvent
 
 __all__ = ["Lifespan", "create_app"]
@@ -21,7 +23,14 @@ __all__ = ["Lifespan", "create_app"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(*, events: EventDoor, now_ms: Callable[[], int], lifespan: Lifespan | None = None) -> FastAPI:
+def create_app(
+    *,
+    events: EventDoor,
+    usage: UsageDoor,
+    health: HealthWatch,
+    now_ms: Callable[[], int],
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
     """The application over its collaborators; it starts and stops nothing but what `lifespan` does."""
     app = FastAPI(
         title="meterlog",
@@ -33,6 +42,9 @@ def create_app(*, events: EventDoor, now_ms: Callable[[], int], lifespan: Lifesp
     )
     _answer_errors(app, now_ms)
     app.add_api_route("/v1/events", events.post, methods=["POST"])
+    # `path`: customer ids may hold slashes. The route must stay the last below /v1/customers.
+    app.add_api_route("/v1/customers/{customer_id:path}/usage", usage.get, methods=["GET"])
+    app.add_api_route("/v1/health", health.get, methods=["GET"])
     return app
 
 

@@ -11,11 +11,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.clickhouse import ClickHouse
 from api.event_log import EventLog
 from api.events import EventDoor
+from api.health import Bounds
+from api.health_watch import HealthWatch
 from api.key_ring import KeyFollower, KeyRing
+from api.lag import LagGauge
 from api.say import say
 from api.settings import ApiSettings
+from api.usage import UsageDoor
 from observe.api import ApiEvent
 from schemas.topics import USAGE_EVENTS
 
@@ -23,6 +28,7 @@ __all__ = ["run"]
 
 _STOP_WAIT_S = 15
 _GAVE_UP_EXIT = 70
+_STALE_MS_MAX = 15_000  # a measurement that waits for Kafka and for ClickHouse in vain takes 15 s
 
 
 def run(settings: ApiSettings) -> int:
@@ -59,6 +65,7 @@ class _Server(uvicorn.Server):
 
 def _app(settings: ApiSettings) -> FastAPI:
     ring = KeyRing()
+    clickhouse = ClickHouse(settings)
     log = EventLog(
         settings.bootstrap_servers,
         USAGE_EVENTS,
@@ -66,20 +73,40 @@ def _app(settings: ApiSettings) -> FastAPI:
         ack_timeout_s=settings.ack_timeout_s,
         on_fatal=_give_up,
     )
+    watch = HealthWatch(
+        LagGauge(settings.bootstrap_servers),
+        clickhouse,
+        ring,
+        partitions=settings.partitions,
+        bounds=_bounds(settings),
+        now_ms=_now_ms,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower = KeyFollower(settings.bootstrap_servers, ring, _give_up)
         follower.start()
+        watch.start()
         say(ApiEvent.STARTED, host=settings.host, port=settings.port)
         try:
             yield
         finally:
+            watch.stop()
             follower.stop()
             log.close()
+            clickhouse.close()
 
-    events = EventDoor(log, ring, _now_ms, settings.requests_max)
-    return create_app(events=events, now_ms=_now_ms, lifespan=lifespan)
+    return create_app(
+        events=EventDoor(log, ring, _now_ms, settings.requests_max),
+        usage=UsageDoor(clickhouse, ring, _now_ms, settings.partitions),
+        health=watch,
+        now_ms=_now_ms,
+        lifespan=lifespan,
+    )
+
+
+def _bounds(settings: ApiSettings) -> Bounds:
+    return Bounds(settings.lag_records_max, int(settings.lag_age_s_max * 1_000), _STALE_MS_MAX)
 
 
 def _now_ms() -> int:
