@@ -236,15 +236,20 @@ class EmbeddedKafka:
 def _cluster_id(file: Path, brokers: int) -> str:
     """The id of the directory's cluster, made anew for an empty one: clients refuse a cluster that changed its id."""
     if not file.exists():
-        made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         draft = file.with_suffix(".new")
-        draft.write_text(json.dumps({"cluster_id": made, "brokers": brokers}))
+        draft.write_text(json.dumps({"cluster_id": spell_cluster_id(uuid.uuid4()), "brokers": brokers}))
         draft.replace(file)
     known = json.loads(file.read_text())
     if known["brokers"] != brokers:
         msg = f"{file.parent} was made for {known['brokers']} broker(s), not {brokers}. Choose another data directory."
         raise DirectoryMismatch(msg)
     return str(known["cluster_id"])
+
+
+def spell_cluster_id(made_from: uuid.UUID) -> str:
+    """A cluster's id in Kafka's own spelling, which never begins with a dash: its tools would read an option."""
+    text = base64.urlsafe_b64encode(made_from.bytes).decode().rstrip("=")
+    return f"A{text[1:]}" if text.startswith("-") else text
 
 
 def _registered_brokers(bootstrap_servers: str) -> int:
