@@ -72,15 +72,17 @@ class FoldThread(driver.AIOKafkaConsumerThread):
         """Have the pump look at the grant. Called from the main loop."""
         self.thread_loop.call_soon_threadsafe(self._granted.set)
 
-    async def seek(self, offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition]) -> None:
+    async def reposition(self, offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition]) -> None:
         """Move to `offsets` once no fetch is under way, and never fetch `paused`. Called from the main loop.
 
         A fetch that began before the seek and ends after it would consume records from the new position that nobody
         is given. Changelogs of our own are paused: unread they would hold up every other fetch for 100 ms.
         """
-        await self.call_thread(self._seek, self.consumer.flow, offsets, paused)
+        await self.call_thread(self._reposition, self.consumer.flow, offsets, paused)
 
-    async def _seek(self, flow: int, offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition]) -> None:
+    async def _reposition(
+        self, flow: int, offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition]
+    ) -> None:
         await self._idle.wait()
         if self.consumer.flow != flow:
             return  # the partitions were revoked while this waited; the next assignment seeks by itself

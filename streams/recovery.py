@@ -68,7 +68,7 @@ class FoldRecovery(Recovery):
         source = app.engine.options.topics.source
         offsets = {TopicPartition(source, number): each.start_offset for number, each in taken.items()}
         changelogs = [TopicPartition(*tp) for tp in consumer.assignment() if self._is_changelog_tp(tp)]
-        await consumer.thread.seek(offsets, changelogs)
+        await consumer.thread.reposition(offsets, changelogs)
         # 3.
         if app.rebalancing_count != rebalancing_count or app.consumer_generation_id != generation:
             return  # revoked meanwhile: the next assignment starts over

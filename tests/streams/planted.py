@@ -99,7 +99,7 @@ def _plant_commit(broken: Callable[..., Any]) -> Callable[[], None]:
 
 def _fetch_before_seek() -> None:
     """Faust's own order after recovery: fetching is resumed, then the partitions are sought."""
-    stock_seek = consumer.FoldThread.seek
+    reposition = consumer.FoldThread.reposition
 
     async def take_over(
         self: recovery.FoldRecovery, partitions: frozenset[int], generation: int, rebalancing_count: int
@@ -121,7 +121,7 @@ def _fetch_before_seek() -> None:
         await fetched.wait()
         source = app.engine.options.topics.source
         offsets = {TopicPartition(source, number): each.start_offset for number, each in taken.items()}
-        await stock_seek(app.consumer.thread, offsets, ())
+        await reposition(app.consumer.thread, offsets, ())
         self._tell_faust()
 
     recovery.FoldRecovery._take_over = take_over  # type: ignore[method-assign]
