@@ -36,6 +36,7 @@ _PROFILE: dict[str, object] = {
     "max_memory_usage": QUERY_MEMORY_MAX,
     "max_bytes_before_external_group_by": _SPILL_AT,
     "max_bytes_before_external_sort": _SPILL_AT,
+    "max_query_size": 64 * MIB,  # VALUES count here, which a server reads apart
     "max_result_bytes": 512 * MIB,  # results are built in memory before they are sent
     # On by default in this engine: an insert would be acknowledged from a queue, or wait for its flush.
     "async_insert": 0,
