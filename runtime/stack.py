@@ -153,7 +153,8 @@ class Stack:
 
 def run_up(data_dir: Path, port: int) -> int:
     """`meterlog up`: start, say `ready`, run until Ctrl-C; exit 0."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s %(child)s", stream=sys.stderr)
+    # What is started is told below; here only what dies or will not start.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s %(child)s", stream=sys.stderr)
     with Stack(data_dir, api_port=port) as stack:
         stack.stop_on_signals()
         for name in stack.start():
