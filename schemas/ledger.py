@@ -1,10 +1,11 @@
 """The ledger's records: facts as MessagePack arrays, with where they come from.
 
-    [1, version, incarnation, partition, offset, seq, log_ms, source, [fact type, fields…]]      a fact
-    [2, version, incarnation, partition, offset, seq, part, parts, bytes]                        a piece of a large one
+    [1, version, incarnation, partition, offset, seq, fact_count, log_ms, source, [fact type, fields…]]  a fact
+    [2, version, incarnation, partition, offset, seq, part, parts, bytes]                                a piece of a large one
 
 A fact's identity is (incarnation, partition, offset of the record that caused it, seq). The first fact of each record carries
-the record as it was, and the offset of the record before it: a reader drops a repeat and stops at a gap. The field lists are
+the record as it was, and the offset of the record before it; each says how many facts its record has: a reader drops a repeat
+and stops at a gap, be it of records, of a record's facts or of a fact's parts. The field lists are
 the structs of `billing.facts`; fields are only ever added, at the end, with a default.
 """
 
@@ -27,7 +28,7 @@ _FACT_TAG: Final = b"\x01"
 
 
 class LedgerGap(BillingError):
-    """The ledger lacks facts that the ones after it name: it must not be read as if it were whole."""
+    """The ledger lacks facts that others name: it must not be read as if it were whole."""
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +48,8 @@ class _FactRecord(msgspec.Struct, frozen=True, array_like=True, tag=1):
     partition: int
     offset: int
     seq: int
+    fact_count: int
+    """How many facts the record caused: without it, one that is missing at the end could not be told."""
     log_ms: int
     source: Source | None
     fact: Fact
@@ -80,10 +83,11 @@ _decode_fact = msgspec.msgpack.Decoder(_FactRecord).decode
 def encode_facts(position: Position, log_ms: int, source: Source, facts: Sequence[Fact]) -> list[bytes]:
     """The ledger's records for one source record, in order."""
     incarnation, partition, offset = position.incarnation, position.partition, position.offset
+    fact_count = len(facts)
     records = []
     for seq, fact in enumerate(facts):
         first = None if seq else source
-        data = _encode(_FactRecord(_VERSION, incarnation, partition, offset, seq, log_ms, first, fact))
+        data = _encode(_FactRecord(_VERSION, incarnation, partition, offset, seq, fact_count, log_ms, first, fact))
         if len(data) <= PART_BYTES_MAX:
             records.append(data)
         else:
@@ -107,7 +111,7 @@ class LedgerReader:
         """`after_offset`: the last source offset already known; None to begin at whatever comes first."""
         self._known_offset = after_offset
         self._open: list[_FactRecord] = []
-        self._parts: list[bytes] = []
+        self._parts: list[_PartRecord] = []
 
     def feed(self, values: Iterable[bytes]) -> Iterator[SourceRecord]:
         """The source records that are complete now. Raises LedgerGap."""
@@ -122,11 +126,15 @@ class LedgerReader:
                 self._continue(record)
 
     def flush(self) -> Iterator[SourceRecord]:
-        """The source record that is still open, if any: call when all that is committed was fed."""
+        """The source record that is still open, if any: call when all that is committed was fed. Raises LedgerGap."""
+        if self._parts:
+            raise _gap(self._parts[-1], f"part {self._parts[-1].part} is the last that came")
         if not self._open:
             return
         whole, self._open = self._open, []
         first = whole[0]
+        if len(whole) != first.fact_count:
+            raise _gap(first, f"{len(whole)} of its {first.fact_count} facts came")
         self._known_offset = first.offset
         assert first.source is not None, "the first fact carries its source"
         position = Position(first.incarnation, first.partition, first.offset)
@@ -138,28 +146,33 @@ class LedgerReader:
         if known is not None and record.offset <= known:
             return  # a repeat: its first fact is dropped, and so are the others, which follow no open record
         if known is not None and record.source.previous_offset != known:
-            message = (
-                f"ledger partition {record.partition}: offset {record.offset} follows {record.source.previous_offset},"
-                f" but the last one read is {known}"
-            )
-            raise LedgerGap(message)
+            raise _gap(record, f"it follows {record.source.previous_offset}, but the last one read is {known}")
         self._open = [record]
 
     def _continue(self, record: _FactRecord) -> None:
         last = self._open[-1]
         if (record.offset, record.seq) != (last.offset, last.seq + 1):
-            message = f"ledger partition {record.partition}: fact {record.offset}.{record.seq} follows {last.offset}.{last.seq}"
-            raise LedgerGap(message)
+            raise _gap(record, f"its fact {record.seq} follows fact {last.seq} of {last.offset}")
         self._open.append(record)
 
     def _whole(self, record: _FactRecord | _PartRecord) -> _FactRecord | None:
+        """The fact that is complete with this record, if one is."""
+        parts = self._parts
         if isinstance(record, _FactRecord):
+            if parts:
+                raise _gap(parts[-1], f"part {parts[-1].part} is followed by another fact")
             return record
-        self._parts = [*self._parts, record.data] if record.part else [record.data]
-        if len(self._parts) != record.part + 1:
-            message = f"ledger partition {record.partition}: part {record.part} of {record.offset} came alone"
-            raise LedgerGap(message)
-        return _decode_fact(b"".join(self._parts)) if record.part == record.parts - 1 else None
+        if record.part != len(parts) or any((p.offset, p.seq) != (record.offset, record.seq) for p in parts[:1]):
+            raise _gap(record, f"part {record.part} came alone")
+        parts.append(record)
+        if len(parts) < record.parts:
+            return None
+        self._parts = []
+        return _decode_fact(b"".join(part.data for part in parts))
+
+
+def _gap(record: _FactRecord | _PartRecord, what: str) -> LedgerGap:
+    return LedgerGap(f"ledger partition {record.partition}, offset {record.offset}: {what}")
 
 
 def _part_of(record: _FactRecord | _PartRecord) -> int:
