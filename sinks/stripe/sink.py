@@ -31,7 +31,6 @@ _STOP_POLL_S: Final = 0.05
 _STOP_GRACE_S: Final = 3.0
 """How long a round may take to end once a stop was asked for; what is cut off stays pending."""
 _CLOSE_S: Final = 1.0
-_METERS_RETRY_S: Final = 10.0
 _FORGET_EVERY_MS: Final = 3_600_000
 
 _logger = logging.getLogger("meterlog.sinks.stripe")
@@ -63,6 +62,8 @@ class StripeSinkConfig:
     """Requests under way at once, each of another customer and meter."""
     rate_per_s: float = 1_000.0
     """Stripe's limit for meter events."""
+    meters_retry_s: float = 10.0
+    """How often a meter that is missing or takes no totals is looked up again."""
 
 
 def run(config: StripeSinkConfig, stop: threading.Event) -> int:
@@ -171,12 +172,18 @@ class StripeSink:
         return self._infos
 
     async def _read_meters(self) -> None:
-        self._look_again_s = time.monotonic() + _METERS_RETRY_S
+        self._look_again_s = time.monotonic() + self._config.meters_retry_s
         self._looked_up = set(self.state.event_names)
         try:
             infos = await self._meters.meters()
         except TryAgain as exc:
-            _say("sink.stripe.unknown", identifier=None, attempts=None, wait_ms=_METERS_RETRY_S * 1_000, why=exc)
+            _say(
+                "sink.stripe.unknown",
+                identifier=None,
+                attempts=None,
+                wait_ms=self._config.meters_retry_s * 1_000,
+                why=exc,
+            )
             return
         before = self._infos or {}
         for name, info in infos.items():

@@ -12,8 +12,20 @@ import pytest
 
 from billing.quantities import NANO
 from billing.state import StripeHourKey
+from schemas.intents import Window
+from sinks.stripe.sink import EXIT_BROKEN
 from tests.sinks.stripe.process import GAPS
-from tests.sinks.stripe.world import Double, Fold, assert_traced, double, ended, sinks, told, until
+from tests.sinks.stripe.world import (
+    Fold,
+    assert_exact,
+    assert_stops,
+    assert_traced,
+    double,
+    ended,
+    sinks,
+    until,
+    until_hanging,
+)
 
 pytestmark = pytest.mark.broker
 
@@ -29,24 +41,6 @@ FAULTS = {
     "timeout_after_commit": 0.03,
     "late_commit": 0.04,
 }
-
-
-async def assert_exact(broker: str, fold: Fold, found: Double, deadline_s: float = 60.0) -> None:
-    """Stripe ends with exactly the totals, what was accepted says the same, and nothing is pending."""
-    expected = fold.expected()
-    await until(lambda: found.standing() == expected, "equal totals", deadline_s)
-    deadline = time.monotonic() + deadline_s
-    while (book := await told(broker)).pending or {w: o.quantity for w, o in book.accepted.items()} != expected:
-        assert time.monotonic() < deadline, f"the intents' book does not say what the totals are: {book}"
-    await assert_traced(broker, found)
-
-
-async def assert_stops(process: object) -> None:
-    import subprocess
-
-    assert isinstance(process, subprocess.Popen)
-    process.send_signal(signal.SIGTERM)
-    assert await ended(process, 5) == 0
 
 
 def rows(rng: random.Random) -> list[StripeHourKey]:
@@ -91,8 +85,7 @@ def test_killed_at_random_moments_under_faults_it_ends_with_the_exact_totals(
             await found.order()
             process = processes.start()
             await assert_exact(broker, fold, found)
-            while (await found.show())["hanging"]:
-                await asyncio.sleep(0.02)
+            await until_hanging(found, 0)
             assert found.standing() == fold.expected()
             await assert_stops(process)
 
@@ -113,5 +106,72 @@ def test_killed_at_each_gap_of_the_order_it_goes_on_where_it_was(broker: str, tm
             process = processes.start()
             await assert_exact(broker, fold, found)
             await assert_stops(process)
+
+    asyncio.run(main())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("plant", [None, "unknown_is_failure"], ids=["the sink", "planted: no answer is a failure"])
+def test_a_request_that_arrives_late_never_puts_an_old_total_over_a_new_one(
+    broker: str, tmp_path: Path, plant: str | None
+) -> None:
+    async def main() -> dict[Window, str]:
+        fold = Fold(broker)
+        async with double(tmp_path) as found, sinks(broker, found.url, tmp_path) as processes:
+            await found.order(next=["late_commit"], hang_ms=1_500)
+            fold.add((ROW, 5 * NANO))
+            processes.start(plant=plant)
+            await until_hanging(found, 1)
+            fold.add((ROW, 4 * NANO))
+            window = next(iter(fold.expected()))
+            await until(lambda: found.standing().get(window) == "9", "the new total at Stripe")
+            await until_hanging(found, 0)
+            if plant is None:
+                await assert_traced(broker, found)
+            else:
+                with pytest.raises(AssertionError, match="taken after a newer one"):
+                    await assert_traced(broker, found)
+            return found.standing()
+
+    (value,) = asyncio.run(main()).values()
+    assert value == ("9" if plant is None else "5")
+
+
+@pytest.mark.faults
+def test_planted_an_intent_after_its_request_is_found(broker: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        fold = Fold(broker)
+        async with double(tmp_path) as found, sinks(broker, found.url, tmp_path) as processes:
+            fold.add((ROW, 5 * NANO))
+            process = processes.start(plant="intent_after_request", die_at=("between_requests", 1))
+            assert await ended(process) == -signal.SIGKILL
+            fold.add((ROW, 4 * NANO))
+            processes.start()
+            with pytest.raises(AssertionError, match="taken without an intent on the log"):
+                await assert_exact(broker, fold, found)
+
+    asyncio.run(main())
+
+
+@pytest.mark.faults
+def test_a_stopped_sink_that_wakes_up_after_its_successor_came_writes_nothing(broker: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        fold = Fold(broker)
+        async with double(tmp_path) as found, sinks(broker, found.url, tmp_path) as processes:
+            await found.order(next=["late_commit"], hang_ms=2_500)
+            fold.add((ROW, 5 * NANO))
+            zombie = processes.start(request_timeout_s=60)
+            await until_hanging(found, 1)
+            zombie.send_signal(signal.SIGSTOP)
+            successor = processes.start()
+            fold.add((ROW, 4 * NANO))
+            await assert_exact(broker, fold, found)
+            await until_hanging(found, 0)
+            zombie.send_signal(signal.SIGCONT)
+            fold.add((ROW, 2 * NANO))
+            assert await ended(zombie) == EXIT_BROKEN
+            assert "sink.stripe.replaced" in processes.log()
+            await assert_exact(broker, fold, found)
+            await assert_stops(successor)
 
     asyncio.run(main())

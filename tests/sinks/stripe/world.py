@@ -193,6 +193,19 @@ async def told(bootstrap_servers: str, target: Target = Target.DOUBLE) -> Told:
     return reduce_intents(await records_on_log(bootstrap_servers), target)
 
 
+async def until_told(
+    bootstrap_servers: str,
+    condition: Callable[[Told], object],
+    target: Target = Target.DOUBLE,
+    deadline_s: float = 60.0,
+) -> Told:
+    """What the target was told, once that fulfils the condition."""
+    deadline = time.monotonic() + deadline_s
+    while not condition(book := await told(bootstrap_servers, target)):
+        assert time.monotonic() < deadline, f"the intents did not come to say what they should: {book}"
+    return book
+
+
 async def assert_traced(bootstrap_servers: str, found: Double) -> None:
     """Whatever Stripe took was on the log before, and was taken in the order in which it was decided."""
     intents = [record for record in await records_on_log(bootstrap_servers) if isinstance(record, Intent)]
@@ -203,3 +216,28 @@ async def assert_traced(bootstrap_servers: str, found: Double) -> None:
     for intent in (of[identifier] for identifier in taken):
         assert last.get(intent.window, -1) < intent.send_number, f"{intent} was taken after a newer one"
         last[intent.window] = intent.send_number
+
+
+async def assert_exact(broker: str, fold: Fold, found: Double, deadline_s: float = 60.0) -> None:
+    """Stripe ends with exactly the totals, what was accepted says the same, and nothing is pending."""
+    expected = fold.expected()
+    await until(lambda: found.standing() == expected, "equal totals", deadline_s)
+    await until_told(
+        broker,
+        lambda book: not book.pending and {w: outcome.quantity for w, outcome in book.accepted.items()} == expected,
+        deadline_s=deadline_s,
+    )
+    await assert_traced(broker, found)
+
+
+async def assert_stops(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert await ended(process, 5) == 0
+
+
+async def until_hanging(found: Double, count: int) -> None:
+    """Wait until the double holds up that many requests."""
+    deadline = time.monotonic() + 30
+    while (await found.show())["hanging"] != count:
+        assert time.monotonic() < deadline, f"{count} hanging requests did not come to be"
+        await asyncio.sleep(0.02)
