@@ -14,6 +14,7 @@ from api.envelope import correlation_id, error_response
 from api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unforeseen
 from api.events import EventDoor
 from api.health_watch import HealthWatch
+from api.openapi import get_openapi
 from api.say import say
 from api.usage import UsageDoor
 from observe.api import ApiEvent
@@ -45,6 +46,7 @@ def create_app(
     # `path`: customer ids may hold slashes. The route must stay the last below /v1/customers.
     app.add_api_route("/v1/customers/{customer_id:path}/usage", usage.get, methods=["GET"])
     app.add_api_route("/v1/health", health.get, methods=["GET"])
+    app.add_api_route("/v1/openapi.json", get_openapi, methods=["GET"])
     return app
 
 

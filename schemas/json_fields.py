@@ -20,7 +20,7 @@ _QUOTE: Final = ord('"')
 # exponent are more than any quantity has places for, and keep what is expanded below a hundred characters.
 _EXPONENT: Final = re.compile(r"-?[0-9.]+[eE][+-]?[0-9]{1,2}", re.ASCII)
 
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>.*?)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _TYPES: Final = re.compile(
     r"Expected `(?P<expected>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL

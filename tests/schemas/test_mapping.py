@@ -165,7 +165,7 @@ def test_a_bad_native_event_is_refused(raw: bytes, field: str, says: str) -> Non
     ("raw", "says"),
     [
         pytest.param(native()[:40], "ends in the middle, at byte 40", id="half a document says where it ends"),
-        pytest.param(b'{"event_id": tr}', "byte 15", id="garbage says where"),
+        pytest.param(b'{"event_id": x}', "byte 13", id="garbage says where"),
         pytest.param(b"", "at byte 0", id="nothing is no JSON"),
         pytest.param(b'{"event_id": "\xff"}', "not UTF-8 at byte 14", id="a wrong byte says where"),
         pytest.param(native_text("[" * 100_000), "nested too deeply", id="deep nesting is refused"),
