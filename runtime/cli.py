@@ -190,6 +190,26 @@ def keys_revoke(
     _print_json(revoke_api_key(_settings(data_dir), key_id))
 
 
+@events.command("send")
+def events_send(
+    file: Annotated[str, typer.Argument(help="CSV or NDJSON, may be gzipped; - reads stdin.")],
+    org: Annotated[str, typer.Option("--org", help="The organisation whose usage it is.")],
+    data_dir: DataDir = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="csv or ndjson; default: by the name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a file of usage events straight to Kafka. Sent again, it is all duplicates. Exit 1 where a line was refused."""
+    from rich.console import Console
+
+    from runtime.processes import now_ms
+    from runtime.send import print_sent, send_file
+
+    servers = _settings(data_dir).bootstrap_servers
+    sent = send_file(file, org, servers, now_ms, Console(stderr=True), file_format=file_format)
+    print_sent(sent, as_json=as_json)
+    sys.exit(0 if sent.complete else _DIFFERS_EXIT)
+
+
 @embedded.command("fetch")
 def embedded_fetch() -> None:
     """Download what the embedded Kafka needs."""
