@@ -1,6 +1,7 @@
 """One partition of a topic turned into rows: records in, rows and the place behind them out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import msgspec
@@ -50,20 +51,19 @@ class LedgerFollower:
         return self._trail.reached.next_offset
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
-        try:
+        with _readable(self._partition, offset):
             if not part_number(value):
                 self._fact_offset = offset
             records = list(self._reader.feed((value,)))
-        except (LedgerGap, msgspec.MsgspecError) as exc:
-            message = f"{self._partition} at offset {offset}: {exc}"
-            raise LedgerBroken(message) from exc
         if records:
             self._take(records, self._fact_offset, batch)
         batch.source_bytes += len(value)
 
     def end(self, offset: int, batch: Batch) -> None:
         """The record that was open is whole, since a record's facts are committed together."""
-        self._take(self._reader.flush(), offset, batch)
+        with _readable(self._partition, offset):
+            records = list(self._reader.flush())
+        self._take(records, offset, batch)
 
     def _take(self, records: Iterable[SourceRecord], next_offset: int, batch: Batch) -> None:
         """A record is known to be whole by the fact behind it, at `next_offset`, which a start from there reads again."""
@@ -90,11 +90,8 @@ class TotalsFollower:
         return self._trail.reached.next_offset
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
-        try:
+        with _readable(self._partition, offset):
             total = decode_total(value)
-        except msgspec.MsgspecError as exc:
-            message = f"{self._partition} at offset {offset}: {exc}"
-            raise LedgerBroken(message) from exc
         if isinstance(total, HourTotal):
             batch.add_hourly(from_hour_total(total))
         batch.source_bytes += len(value)
@@ -107,3 +104,13 @@ class TotalsFollower:
         log_ms = max(written_ms, self._trail.reached.log_ms)
         self._trail.pass_by(Place(next_offset, -1, log_ms))
         batch.positions[self._partition] = self._trail.position()
+
+
+@contextmanager
+def _readable(partition: TopicPartition, offset: int) -> Iterator[None]:
+    """What the log does not hold, or this release cannot read, stops the sink: raises LedgerBroken."""
+    try:
+        yield
+    except (LedgerGap, msgspec.MsgspecError) as exc:
+        message = f"{partition} at offset {offset}: {exc}"
+        raise LedgerBroken(message) from exc

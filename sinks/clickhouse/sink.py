@@ -41,9 +41,9 @@ def run(settings: SinkSettings, stop: threading.Event) -> int:
 def run_over(store: Store, settings: SinkSettings, stop: threading.Event, write: WriteBatch = write_batch) -> int:
     """As `run`, over a store of the caller's."""
     running = in_background(lambda: _run(store, settings, stop, write), name="sink")
-    while not stop.is_set() and not is_done(running, _LOOK_S):
-        pass
     try:
+        while not is_done(running, _LOOK_S) and not stop.is_set():
+            pass
         # Whatever hangs (a server that takes a request and never answers) must not hold up the end.
         if not is_done(running, _END_S_MAX):
             say("sink.clickhouse.stopped", logging.WARNING, abandoned_rows=None)

@@ -57,9 +57,9 @@ class Source:
                 "fetch.wait.max.ms": 100,
                 "queued.max.messages.kbytes": 32 << 10,
                 "reconnect.backoff.max.ms": 1_000,
+                "log_level": 2,  # what matters comes to error_cb; while a broker is away the rest is 20 lines a second
                 "error_cb": _say_error,
-            },
-            logger=logging.getLogger("meterlog.sink.clickhouse.kafka"),
+            }
         )
 
     def spans(self, topics: tuple[str, ...]) -> dict[TopicPartition, Span]:
@@ -107,4 +107,7 @@ def _raise_unless_passing(error: SinkError) -> None:
 
 
 def _say_error(error: KafkaError) -> None:
+    """Say that nobody answers, once in a while, and leave out each try to reach somebody."""
+    if error.code() in (KafkaError._TRANSPORT, KafkaError._RESOLVE):
+        return
     say("sink.clickhouse.kafka_unavailable", logging.WARNING, error=error.str())

@@ -46,14 +46,15 @@ class DyingStore(ClickHouseStore):
 
 def position_first(store: Store, batch: Batch, stop: threading.Event) -> None:
     """The planted fault."""
-    store.insert(*batch.position_rows())
+    if batch.positions:
+        store.insert(*batch.position_rows())
     for table, rows in batch.tables():
         store.insert(table, rows)
 
 
 def main() -> None:
     told: dict[str, Any] = json.loads(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = SinkSettings(**told["settings"])
