@@ -56,7 +56,16 @@ TOPICS: Final = (
             "max.message.bytes": str(1 << 20),
         },
     ),
-    Topic(LEDGER, {"cleanup.policy": "delete", "retention.ms": _FOR_EVER, "retention.bytes": _FOR_EVER}),
+    # A piece of a fact (256 KiB) bears its source record's key, which may be nearly as large as a record can be.
+    Topic(
+        LEDGER,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": _FOR_EVER,
+            "retention.bytes": _FOR_EVER,
+            "max.message.bytes": str(2 << 20),
+        },
+    ),
     Topic(USAGE_TOTALS, {"cleanup.policy": "compact,delete", "retention.ms": str(40 * _DAY_MS)}),
     # A worker that was away longer than its tombstones live loads its tables anew; two weeks of absence are given.
     Topic(ACCOUNTS_CHANGELOG, _compact(delete_retention_ms=str(14 * _DAY_MS))),

@@ -17,6 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
 
 from streams.exit import ends_process, stop_process
+from streams.header_names import read_leniently
 from streams.partition import Run
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class FoldThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         """Overrides AIOKafkaConsumerThread: it cannot be told the isolation level nor the fetch's waiting time."""
+        read_leniently()
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS

@@ -35,6 +35,13 @@ PINS: Final[dict[str, dict[str, str]]] = {
         "aiokafka.consumer.subscription_state:TopicPartitionState.seek": "1347f55dd4167dee",
         "aiokafka.consumer.subscription_state:TopicPartitionState.pause": "dac8e58d84ed14f8",
     },
+    "a fetch can be read again from its bytes, and names are decoded from slices of them: streams/header_names.py": {
+        "aiokafka.consumer.fetcher:Fetcher._proc_fetch_request": "821724536262bb5f",
+        "aiokafka.consumer.fetcher:PartitionRecords.__init__": "df7256a03f5454f0",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy.__init__": "45d833fb43b54cbc",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._maybe_uncompress": "ce30f8cec6b11ae4",
+        "aiokafka.record.default_records:_DefaultRecordBatchPy._read_msg": "54471e49bdefdb38",
+    },
     "errors of the group reach whoever fetches: FoldThread._pump": {
         "aiokafka.consumer.group_coordinator:GroupCoordinator.check_errors": "d32611d6fa448310",
         "aiokafka.consumer.group_coordinator:GroupCoordinator._push_error_to_user": "b731d5d19f1e5d06",
