@@ -28,9 +28,9 @@ EXIT_BROKEN: Final = 70
 """Replaced, or something unexpected: the next process continues from the log."""
 _POLL_MS_MAX: Final = 250  # how late a stop or a due window may be noticed
 _STOP_POLL_S: Final = 0.05
-_STOP_GRACE_S: Final = 3.0
+_STOP_GRACE_S: Final = 2.0
 """How long a round may take to end once a stop was asked for; what is cut off stays pending."""
-_CLOSE_S: Final = 1.0
+_CLOSE_S: Final = 0.7
 _FORGET_EVERY_MS: Final = 3_600_000
 
 _logger = logging.getLogger("meterlog.sinks.stripe")
@@ -125,9 +125,11 @@ class StripeSink:
         async for records in read_intents(self._config.bootstrap_servers, intents_since(self._clock_ms())):
             for record in records:
                 self.state.saw(record)
+            self.state.rest_all()
         async for totals in self._totals.read_to_end():
             for total in totals:
                 self.state.saw_total(total)
+            self.state.rest_all()
         await self._read_meters()
         _say(
             "sink.stripe.ready",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from billing.quantities import nano_of, plain
@@ -18,6 +17,7 @@ from schemas.totals import StripeHourTotal
 from sinks.stripe.errors import Refused
 from sinks.stripe.mapping import identifier_of, timestamp_of, to_refused_outcome, to_unlinked_outcome
 from sinks.stripe.port import MeterInfo
+from sinks.stripe.windows import Windows, WindowState
 
 __all__ = [
     "METER_CODES",
@@ -37,6 +37,7 @@ METER_CODES: Final = frozenset({"no_meter", "archived_meter", "meter_without_hou
 _ROWS_IN_INTENT_MAX: Final = 100
 _RETRY_MS_MIN: Final = 250
 _RETRY_MS_MAX: Final = 60_000
+_LOOKS_MAX: Final = 5_000  # some 200 ms; a start has every window to look at, and must still hear that it is to stop
 _KEPT_HOURS: Final = 36 * 24
 """Stripe takes an hour's usage for 35 days: older windows are let go of."""
 
@@ -79,28 +80,6 @@ Action = Send | Settle | Wait | None
 """None: Stripe has been told all there is."""
 
 
-@dataclass(slots=True)
-class WindowState:
-    """What is known of one window."""
-
-    rows: dict[str, tuple[RowVersion, int]] = field(default_factory=dict)
-    """By account: its row's version, and its quantity in nano-units."""
-    pending: Intent | None = None
-    """An intent without a definite outcome."""
-    retry_at_ms: int = 0
-    attempts: int = 0
-    """Requests of the pending intent that came to nothing definite."""
-    settled: str | None = None
-    """Identifier of the last definite outcome."""
-    status: Status | None = None
-    code: str | None = None
-    decided_at_ms: int | None = None
-    series: int = 0
-    send_number: int = 0
-    """Of the next intent."""
-    is_queued: bool = False
-
-
 def decide(window: Window, known: WindowState, rules: Rules, now_ms: int) -> Action:
     """What is due for one window.
 
@@ -130,14 +109,14 @@ class SinkState:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.windows: dict[Window, WindowState] = {}
+        self.windows = Windows()
         self.event_names: set[str] = set()
         """The meters that are told, or are to be."""
         self._due: list[tuple[int, Window]] = []
 
     @property
     def pending_count(self) -> int:
-        return sum(known.pending is not None for known in self.windows.values())
+        return sum(known.pending is not None for _, known in self.windows.awake())
 
     def saw(self, record: Intent | Outcome) -> None:
         """A record of `stripe-intents`."""
@@ -153,7 +132,7 @@ class SinkState:
         known = self._known(window)
         before = known.rows.get(total.account)
         if before is None or _order(before[0]) < _order(version):
-            known.rows[total.account] = (version, nano_of(total.quantity))
+            known.rows[total.account] = (version, total.quantity)
             self._queue(window, known)
 
     def saw_intent(self, intent: Intent) -> None:
@@ -192,7 +171,7 @@ class SinkState:
 
     def saw_meter_mended(self, event_name: str) -> None:
         """The meter takes totals now: what was refused for its sake is told again, under new identifiers."""
-        for window, known in self.windows.items():
+        for window, known in self.windows.awake():
             if window.stripe_event_name == event_name and known.pending is None and known.code in METER_CODES:
                 known.series += 1
                 known.code = None
@@ -206,11 +185,13 @@ class SinkState:
         assert rules.target is self.target, f"rules of {rules.target} for a state of {self.target}"
         due: list[Send | Settle] = []
         taken: list[Window] = []
-        while self._due and self._due[0][0] <= now_ms and len(due) < limit:
+        for _ in range(_LOOKS_MAX):
+            if not self._due or self._due[0][0] > now_ms or len(due) == limit:
+                break
             _, window = heapq.heappop(self._due)
             known = self.windows.get(window)
             if known is None:
-                continue
+                continue  # it was let go of
             known.is_queued = False
             match decide(window, known, rules, now_ms):
                 case Send() | Settle() as action:
@@ -219,7 +200,7 @@ class SinkState:
                 case Wait(until_ms):
                     self._push(until_ms, window, known)
                 case None:
-                    pass
+                    self._rest(window, known)
         for window in taken:
             self._push(now_ms, window, self.windows[window])
         return due
@@ -228,16 +209,27 @@ class SinkState:
         """When to look again, if nothing new is read until then."""
         return self._due[0][0] if self._due else None
 
+    def rest_all(self) -> None:
+        """Keep all windows small, as far as they may: while both topics are read, which concerns all of them."""
+        for window, known in list(self.windows.awake()):
+            self._rest(window, known)
+
     def forget_old(self, now_ms: int) -> None:
         """Let go of windows that Stripe takes nothing for any more, unless one is pending."""
         first_hour = now_ms // 3_600_000 - _KEPT_HOURS
-        for window in [w for w, known in self.windows.items() if w.hour < first_hour and known.pending is None]:
-            del self.windows[window]
+        pending = {window for window, known in self.windows.awake() if known.pending is not None}
+        for window in [window for window in self.windows if window.hour < first_hour and window not in pending]:
+            self.windows.drop(window)
+
+    def _rest(self, window: Window, known: WindowState) -> None:
+        """What is pending, or waits for its meter, must be found without asking for each window."""
+        if known.pending is None and known.code not in METER_CODES:
+            self.windows.rest(window)
 
     def _known(self, window: Window) -> WindowState:
         known = self.windows.get(window)
         if known is None:
-            known = self.windows[window] = WindowState()
+            known = self.windows.make(window)
             self.event_names.add(window.stripe_event_name)
         return known
 
@@ -261,7 +253,7 @@ def _next_intent(window: Window, known: WindowState, target: Target, now_ms: int
         stripe_event_name=window.stripe_event_name,
         hour=window.hour,
         identifier=identifier_of(target, window, versions, known.series),
-        quantity=plain(sum(nano for _, nano in known.rows.values())),
+        quantity=plain(sum(nano_of(quantity) for _, quantity in known.rows.values())),
         timestamp_s=timestamp_of(window.hour, known.send_number, now_ms),
         series=known.series,
         send_number=known.send_number,

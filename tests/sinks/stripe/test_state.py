@@ -220,6 +220,42 @@ def test_a_round_takes_no_more_than_its_limit_and_forgets_nobody() -> None:
     assert len(seen) == len(set(seen)) == 25
 
 
+def test_a_start_looks_at_a_few_thousand_windows_at_a_time() -> None:
+    state = SinkState(Target.LIVE)
+    for n in range(6_000):
+        state.saw_total(total("0", 10, window=Window(f"cus_{n}", "tokens", HOUR)))
+    assert due(state) == []
+    assert state.next_due_ms() == 0
+    assert due(state) == []
+    assert state.next_due_ms() is None
+
+
+def test_windows_at_rest_are_the_same_windows() -> None:
+    state = SinkState(Target.LIVE)
+    state.saw_total(total("5", 10))
+    state.saw_total(total(f"{10**30}.5", 3, account="org/bob"))
+    accept(state, sent(state))
+    state.saw_total(total("7", 11))
+    before = msgspec.structs.asdict(state.windows[WINDOW])
+    state.rest_all()
+    assert [*state.windows.awake()] == []
+    assert (len(state.windows), [*state.windows], WINDOW in state.windows) == (1, [WINDOW], True)
+    assert msgspec.structs.asdict(state.windows[WINDOW]) == before
+    assert sent(state, NOW_MS + 60_000).quantity == f"{10**30 + 7}.5"
+
+
+def test_what_is_pending_or_waits_for_its_meter_does_not_rest() -> None:
+    state = SinkState(Target.LIVE)
+    state.saw_total(total("5", 10))
+    intent = sent(state)
+    state.rest_all()
+    assert state.pending_count == 1
+    refuse(state, intent, "no_meter")
+    state.rest_all()
+    state.saw_meter_mended("tokens")
+    assert sent(state, NOW_MS + 10**9).series == 1
+
+
 def test_what_a_round_leaves_undone_is_due_again() -> None:
     state = SinkState(Target.LIVE)
     state.saw_total(total("5", 10))
@@ -336,11 +372,16 @@ class SinkModel(RuleBasedStateMachine):
         return None
 
     @rule()
+    def rest(self) -> None:
+        self.state.rest_all()
+
+    @rule()
     def restart(self) -> None:
         """A new process: everything from the log, and every row at its newest."""
         self.state = self.make_state(Target.LIVE)
         for record in self.log:
             self.state.saw(record)
+        self.state.rest_all()
         for row in self.rows.values():
             self.state.saw_total(row)
         self.unread.clear()
