@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from typing import Any
@@ -12,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from streams.consumer import FoldConsumer, FoldTransport
 from streams.engine import Engine
 from streams.epoch import Gap, no_gap
-from streams.exit import ends_process, stop_process
+from streams.exit import stop_process
 from streams.options import Options
 from streams.port import Fold
 from streams.recovery import FoldTables
@@ -39,16 +40,20 @@ class FoldApp(faust.App):
         """Overrides App: our producer."""
         return FoldTransport(self.conf.broker_producer, self)
 
-    async def release(self) -> None:
-        """Own nothing any more: no take-over goes on, and every epoch in flight has ended."""
+    async def release(self, timeout_s: float | None) -> None:
+        """Own nothing any more: no take-over goes on, and every epoch in flight has ended.
+
+        Raises TimeoutError when one takes longer.
+        """
         await self.tables.recovery.abandon()
-        await self.engine.drain()
+        async with asyncio.timeout(timeout_s):
+            await self.engine.drain()
 
     async def _stop_consumer(self) -> None:
-        """Overrides App: what is in flight ends before the group is left."""
+        """Overrides App: what is in flight ends before the group is left. The stop as a whole has a time limit."""
         if self._consumer is not None:
             self.consumer.withhold()
-        await ends_process(self.release(), "draining before the stop")
+        await self.release(timeout_s=None)
         await self.engine.close()
         await super()._stop_consumer()
 

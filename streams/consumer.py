@@ -7,6 +7,7 @@ conductor, channel and agent costs 500 µs of CPU an event, and drops what its q
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ __all__ = ["FoldConsumer", "FoldThread", "FoldTransport", "Grant"]
 _POLL_S = 0.2  # how long a fetch waits for records, and so how long a seek may have to wait for the fetch
 _FETCH_WAIT_MS = 500  # Faust has 1,500 written into its code; a fetch that waits delays a stop and a new partition
 _RECORDS_PER_POLL = 4_000
+_GRANT_WAIT_S = 1.0  # between two looks at the group's errors while nothing may be fetched
 
 
 class Grant(NamedTuple):
@@ -122,15 +124,20 @@ class FoldThread(driver.AIOKafkaConsumerThread):
     async def _pump(self) -> None:
         consumer = self._ensure_consumer()
         while not self.should_stop:
+            consumer._coordinator.check_errors()  # Faust never asks: a worker thrown out of its group would idle for ever
             self._granted.clear()
             grant = self.consumer.grant
             if grant is None or not grant.partitions:
-                await self._granted.wait()
+                await self._wait_for_grant()
                 continue
-            consumer._coordinator.check_errors()  # Faust never asks: a fenced member would wait for ever
             runs = await self._fetch(consumer, grant)
             if runs:
                 await self._deliver(grant, runs)
+
+    async def _wait_for_grant(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRANT_WAIT_S):
+                await self._granted.wait()
 
     async def _fetch(self, consumer: aiokafka.AIOKafkaConsumer, grant: Grant) -> list[Run]:
         """One fetch. Each run says from which position to which it consumed, markers included."""
@@ -140,8 +147,8 @@ class FoldThread(driver.AIOKafkaConsumerThread):
                 return []
             assignment = self._assignment(consumer)
             starts = {tp: assignment.state_value(tp).position for tp in grant.partitions}
-            records = await self._fetch_records_of(consumer, grant)
-            if self._assignment(consumer) is not assignment:
+            records = await self._fetched_records(consumer, grant)
+            if records is None or self._assignment(consumer) is not assignment:
                 return []
             nexts = {tp: assignment.state_value(tp).position for tp in grant.partitions}
             return [
@@ -152,29 +159,29 @@ class FoldThread(driver.AIOKafkaConsumerThread):
         finally:
             self._idle.set()
 
-    async def _fetch_records_of(self, consumer: aiokafka.AIOKafkaConsumer, grant: Grant) -> Any:
-        """Overstays a rebalance, as aiokafka does: it then meets partitions that were not sought yet.
-
-        What it complains of then (they have no offset) is no concern of a grant that was withdrawn.
+    async def _fetched_records(self, consumer: aiokafka.AIOKafkaConsumer, grant: Grant) -> Any:
+        """Records by partition. None: aiokafka overstayed a rebalance, met partitions that were not sought yet, and
+        complained that they have no offset; that is no concern of a grant that was withdrawn.
         """
         try:
             with consumer._subscription.fetch_context():
                 return await consumer._fetcher.fetched_records(grant.partitions, _POLL_S, self._records_max)
         except KafkaError:
-            if self.consumer.grant is grant:
+            if self.consumer.is_current(grant):
                 raise
-            return {}
+            return None
 
     async def _deliver(self, grant: Grant, runs: list[Run]) -> None:
         """Hand the runs to the main loop and wait until it has them: fetching ahead of a busy loop starves it."""
-        taken = self.thread_loop.create_future()
+        taken = asyncio.Event()
 
         def deliver() -> None:
             self.consumer.deliver(grant, runs)
-            self.thread_loop.call_soon_threadsafe(taken.set_result, None)
+            with contextlib.suppress(RuntimeError):  # the thread's loop is closed: nobody waits any more
+                self.thread_loop.call_soon_threadsafe(taken.set)
 
         self.parent_loop.call_soon_threadsafe(deliver)
-        await taken
+        await taken.wait()
 
 
 class FoldConsumer(driver.Consumer):
@@ -207,10 +214,14 @@ class FoldConsumer(driver.Consumer):
         self.flow += 1
         self.grant = None
 
+    def is_current(self, grant: Grant) -> bool:
+        """Whether what was fetched under `grant` counts. Safe from any thread."""
+        return self.grant is not None and self.flow == grant.flow
+
     def deliver(self, grant: Grant, runs: list[Run]) -> None:
         """Called on the main loop for each fetch."""
         try:
-            if grant.flow == self.flow and self.grant is not None:
+            if self.is_current(grant):
                 self.app.engine.offer(runs)
         except BaseException as error:  # noqa: BLE001  a run that nobody takes is lost
             stop_process("delivery of fetched records", error)
@@ -222,7 +233,7 @@ class FoldConsumer(driver.Consumer):
         here would be logged by aiokafka and passed over.
         """
         self.withhold()
-        await ends_process(self.app.release(), "handing partitions over")
+        await ends_process(self.app.release(self.app.engine.options.session_timeout_s), "handing partitions over")
         await ends_process(super().on_partitions_revoked(revoked), "handing partitions over")
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aiokafka.structs import TopicPartition
 
 from streams.epoch import Gap, commit
-from streams.exit import say, stop_process
+from streams.exit import say
 from streams.loader import load
 from streams.log_reader import LogReader
 from streams.options import Options
@@ -150,20 +150,14 @@ class Engine:
         return [number for number, owned in self._owned.items() if not owned.is_full]
 
     async def drain(self) -> None:
-        """Let the epochs in flight end, then own nothing. One that does not end in time ends the process.
+        """Let the epochs in flight end, then own nothing.
 
         Writers stay open: who takes a partition over opens its own, and ours is refused from then on.
         """
         owned = list(self._owned.values())
         self._owned.clear()
         self.partitions.clear()
-        if not owned:
-            return
-        try:
-            async with asyncio.timeout(self.options.session_timeout_s):
-                await asyncio.gather(*(partition.drain() for partition in owned))
-        except TimeoutError as error:
-            stop_process("waiting for the epochs in flight, before their partitions are handed over", error)
+        await asyncio.gather(*(partition.drain() for partition in owned))
 
     async def close(self) -> None:
         """Close the writers, when nothing is owned any more."""

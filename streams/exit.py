@@ -32,7 +32,7 @@ def stop_process(doing: str, error: BaseException | None = None) -> NoReturn:
     that still holds its partitions.
     """
     reason = f"{type(error).__name__}: {error}" if error is not None else doing
-    _log.critical("worker.stopped %s", json.dumps({"doing": doing, "reason": reason}), exc_info=error)
+    _log.critical("worker.surprised %s", json.dumps({"doing": doing, "reason": reason}), exc_info=error)
     for handler in logging.getLogger().handlers:
         with contextlib.suppress(Exception):  # a log that cannot be flushed must not keep this process alive
             handler.flush()

@@ -61,8 +61,13 @@ class Options:
     """8,000 records are 100-200 ms of folding, during which nothing else runs on the loop."""
     records_waiting_max: int = 20_000
     """Of one partition: past it, its fetching pauses."""
+    epoch_interval_s: float = 0.05
+    """Between the beginnings of two epochs of a partition, unless one is full: a trickle of events would otherwise make
+    a transaction each, which costs worker and broker some 3 ms. The first after a pause does not wait."""
     transactions_at_once: int = 4
     """Many small transactions collapse (500/s: timeouts); a partition that waits for its turn gathers a larger epoch."""
+    commit_timeout_s: float = 60.0
+    """A commit that takes longer ends the process; aiokafka would wait for a lost coordinator for ever."""
     transaction_timeout_ms: int = 10_000
     """When the broker aborts what a vanished worker left open; until then readers of committed records stand."""
     state_age_max_ms: int = 7 * 86_400_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -63,6 +64,8 @@ class OwnedPartition:
         self._waiting: deque[Sequence[Record]] = deque()
         self._waiting_count = self._in_flight_count = 0
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._next_epoch_at = 0.0
         self._closing = False
         self.is_full = False
         """More waits than should; no more is fetched until there is room."""
@@ -83,6 +86,8 @@ class OwnedPartition:
             self._waiting_count += len(run.records)
             self.is_full = self._waiting_count >= self._options.records_waiting_max
             self._wake.set()
+            if self._waiting_count >= self._options.records_per_epoch_max:
+                self._hurry.set()
 
     @property
     def behind_count(self) -> int:
@@ -93,6 +98,7 @@ class OwnedPartition:
         """Let the epoch in flight end; what waits is dropped, and read again by whoever owns the partition next."""
         self._closing = True
         self._wake.set()
+        self._hurry.set()
         await self._task
 
     async def _work(self) -> None:
@@ -102,7 +108,12 @@ class OwnedPartition:
                     await self._fold_one_epoch(self._take())
 
     async def _has_work(self) -> bool:
+        """Wait for records, and until the next epoch may begin: soon after the last one only when it is full."""
         await self._wake.wait()
+        if self._next_epoch_at > asyncio.get_running_loop().time():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._next_epoch_at):
+                    await self._hurry.wait()
         return not self._closing
 
     def _take(self) -> Sequence[Record]:
@@ -115,6 +126,8 @@ class OwnedPartition:
         self._waiting_count -= count
         if not self._waiting and not self._closing:
             self._wake.clear()
+        if self._waiting_count < self._options.records_per_epoch_max and not self._closing:
+            self._hurry.clear()
         if self.is_full and self._waiting_count < self._options.records_waiting_max // 2:
             self.is_full = False
             self._on_room()
@@ -122,9 +135,11 @@ class OwnedPartition:
 
     async def _fold_one_epoch(self, records: Sequence[Record]) -> None:
         self._in_flight_count = len(records)
+        self._next_epoch_at = asyncio.get_running_loop().time() + self._options.epoch_interval_s
         epoch = self.fold.fold(records)
         check_epoch(epoch, records, self.fold)
         began = time.perf_counter()
-        await self._commit(epoch)
+        async with asyncio.timeout(self._options.commit_timeout_s):
+            await self._commit(epoch)
         self._in_flight_count = 0
         self._on_epoch(EpochDone(len(records), (time.perf_counter() - began) * 1_000))

@@ -36,6 +36,8 @@ class FoldRecovery(Recovery):
         """Overrides Recovery: keeps its bookkeeping of who owns which changelog, then starts the take-over."""
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         await self.abandon()
+        if generation_id != self.app.consumer_generation_id:
+            return  # as in Recovery: another assignment is on its way
         source = self.app.engine.options.topics.source
         partitions = frozenset(tp.partition for tp in assigned if tp.topic == source)
         take_over = self._take_over(partitions, generation_id, self.app.rebalancing_count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,8 +85,7 @@ class PartitionTable:
 
     def close(self) -> None:
         self._db.close()
-        del self._db
-        gc.collect()  # RocksDB's lock goes with the last reference, an iterator's included
+        del self._db  # RocksDB's lock goes with the last reference
 
     def _open(self) -> rocksdict.Rdict:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from streams.options import Options
 from streams.partition import EpochDone, OwnedPartition, Run
 from streams.port import Epoch, Record
 
-OPTIONS = Options("nowhere:1", Path("nowhere"), records_per_epoch_max=10, records_waiting_max=30)
+OPTIONS = Options("nowhere:1", Path("nowhere"), records_per_epoch_max=10, records_waiting_max=30, epoch_interval_s=0.0)
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class CountingFold:
 class Scene:
     """A partition whose commits wait until they are let through."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options) -> None:
         self.fold = CountingFold()
         self.let_through = asyncio.Event()
         self.committed: list[int] = []
         self.done: list[EpochDone] = []
         self.room_count = 0
         self.partition = OwnedPartition(
-            0, self.fold, 0, self.commit, asyncio.Semaphore(1), OPTIONS, self.done.append, self._note_room
+            0, self.fold, 0, self.commit, asyncio.Semaphore(1), options, self.done.append, self._note_room
         )
 
     async def commit(self, epoch: Epoch) -> None:
@@ -69,9 +70,9 @@ class Scene:
                 await asyncio.sleep(0)
 
 
-def play(scene: Callable[[Scene], Awaitable[None]]) -> None:
+def play(scene: Callable[[Scene], Awaitable[None]], **changes: Any) -> None:
     async def run() -> None:
-        await scene(Scene())
+        await scene(Scene(replace(OPTIONS, **changes)))
 
     asyncio.run(run())
 
@@ -107,6 +108,25 @@ def test_nothing_is_folded_before_the_epoch_ahead_is_committed() -> None:
         await s.partition.drain()
 
     play(scene)
+
+
+def test_soon_after_an_epoch_only_a_full_one_begins() -> None:
+    async def scene(s: Scene) -> None:
+        s.let_through.set()
+        s.offer(0, 2)
+        await s.settle(1)
+        s.offer(2, 6)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert s.fold.epochs == [[0, 1]], "four records can wait for more"
+        s.offer(6, 12)
+        await s.settle(2)
+        assert s.committed == [2, 12]
+        s.offer(12, 14)
+        await s.partition.drain()
+        assert s.committed == [2, 12], "a drain waits for nothing that is not in flight"
+
+    play(scene, epoch_interval_s=3_600.0)
 
 
 def test_a_run_of_markers_alone_moves_the_position() -> None:

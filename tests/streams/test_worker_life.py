@@ -140,16 +140,15 @@ def test_a_broker_that_dies_comes_back_and_dies_for_good(
     """The fold goes on by itself or after a restart, exactly; and it stops without a broker, in bounded time."""
     world = World(own_kafka.bootstrap_servers, tmp_path, 2)
     world.produce(make_events(rng, 8_000))
-    worker = world.worker("one", instance_id="one", stop_timeout_s=3.0).start()
+    worker = world.worker("one", instance_id="one", records_per_epoch_max=100, stop_timeout_s=3.0).start()
     try:
         world.wait_folded(1_000, worker)
         own_kafka.kill()
         own_kafka.start()
-        if not worker.is_running:
-            assert worker.wait_exit() == EXIT_SURPRISE
-            worker.start()
-        world.wait_all_folded(worker)
+        world.wait_all_folded(worker, supervised=True)
         assert differences(world, complete=True) == []
+        world.produce(make_events(rng, 8_000))
+        world.wait_folded(9_000, worker, supervised=True)
         own_kafka.kill()
         began = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
