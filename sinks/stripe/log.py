@@ -163,7 +163,6 @@ async def _consumer(bootstrap_servers: str, topic: str) -> tuple[Any, list[Topic
         isolation_level="read_committed",
         auto_offset_reset="earliest",
         fetch_max_wait_ms=_FETCH_WAIT_MS,
-        retry_backoff_ms=50,
     )
     try:
         await consumer.start()  # without a group it takes all of the topic's partitions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from billing.quantities import NANO
 from billing.state import StripeHourKey
+from runtime.embedded.kafka import EmbeddedKafka
 from schemas.intents import Status, Target, Window
 from sinks.stripe.sink import EXIT_MISCONFIGURED, StripeSinkConfig
 from tests.sinks.stripe.world import (
@@ -18,6 +20,7 @@ from tests.sinks.stripe.world import (
     assert_stops,
     double,
     ended,
+    make_topics,
     sinks,
     told,
     until,
@@ -150,3 +153,34 @@ def test_settings_that_cannot_work_end_it_with_what_to_change(broker: str, tmp_p
 
 def test_the_key_does_not_show_in_the_settings() -> None:
     assert "sk_live" not in repr(StripeSinkConfig("127.0.0.1:9092", "sk_live_x"))
+
+
+@pytest.mark.broker
+@pytest.mark.faults
+def test_it_outlives_its_broker_and_ends_in_time_without_one(tmp_path: Path) -> None:
+    async def main(kafka: EmbeddedKafka) -> None:
+        servers = kafka.bootstrap_servers
+        fold = Fold(servers)
+        async with double(tmp_path) as found, sinks(servers, found.url, tmp_path) as processes:
+            fold.add((ADA, 5 * NANO))
+            process = processes.start()
+            await assert_exact(servers, fold, found)
+            kafka.kill()
+            await asyncio.to_thread(kafka.restart)
+            fold.add((ADA, 4 * NANO))
+
+            def is_told() -> bool:
+                nonlocal process
+                if process.poll() is not None:  # it may give up: whoever supervises it starts another
+                    process = processes.start()
+                return found.standing() == fold.expected()
+
+            await until(is_told, "the total after the broker's restart")
+            await assert_exact(servers, fold, found)
+            kafka.kill()
+            process.send_signal(signal.SIGTERM)
+            await ended(process, 5)
+
+    with EmbeddedKafka(tmp_path / "kafka") as kafka:
+        make_topics(kafka.bootstrap_servers)
+        asyncio.run(main(kafka))
