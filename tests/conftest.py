@@ -6,11 +6,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runtime.embedded.clickhouse import Endpoint, endpoint, is_ready
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.launch import spawn
 from tests.waiting import wait_until
+
+# Examples are drawn anew in each run; a failure prints the blob that draws it again. No limit of time: cores are shared.
+settings.register_profile("meterlog", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("meterlog")
 
 
 @pytest.fixture(scope="session")
