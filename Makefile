@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all their set-up themselves; see README.md.
-.PHONY: setup demo test lint format faults bench clean constraints
+.PHONY: setup demo test lint format clean constraints
 PYTHON ?= python3
 BIN := .venv/bin
 
