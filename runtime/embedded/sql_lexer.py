@@ -20,14 +20,14 @@ class Kind(Enum):
 
     WORD = "word"  # keyword, name or number
     QUOTED = "quoted"  # a name in backquotes or double quotes
-    STRING = "string"
+    LITERALS = "literals"  # strings, numbers, the commas between them and the brackets between rows of them
     SYMBOL = "symbol"  # one character
 
 
 class Token(NamedTuple):
     """A token and where it lies: `sql[start:end]`.
 
-    `name` is what a WORD or QUOTED name stands for, the character of a SYMBOL, and empty for a STRING.
+    `name` is what a WORD or QUOTED name stands for, the character of a SYMBOL, and empty for LITERALS.
     """
 
     kind: Kind
@@ -40,17 +40,20 @@ class UnreadableSql(EmbeddedError):
     """Raised when a statement cannot be told apart into tokens."""
 
 
+# In one token as many literals as there are: with one each, 100,000 rows of VALUES took 8 s to read, now 0.1.
+_STRING = rb"(?: '[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+' | \$(?P<tag>[A-Za-z0-9_]*+)\$.*?\$(?P=tag)\$ )"
+_NUMBER = rb"(?: -?[0-9]++ (?:\.[0-9]++)?+ | \.[0-9]++ | NULL | null ) (?![A-Za-z0-9_$.])"
 _TOKEN = re.compile(
     rb"""
       (?P<skip> [ \t\n\r\f\v]+ | --[^\n]* | //[^\n]* | \#[ !][^\n]* )
     | (?P<comment> /\* )
+    | (?P<literals> (?: STRING | NUMBER | ,[ \t\n\r]*+ | \),[ \t\n\r]*+\( )++ )
     # A name with $ could hide the start of a heredoc, and of 1e-- the number takes the first dash: both are unreadable.
     | (?P<word> (?![0-9][A-Za-z0-9_]*[eEpP][+-](?![0-9])) [A-Za-z0-9_]+ (?![A-Za-z0-9_$]) )
-    | (?P<string> '(?:[^'\\]|\\.|'')*' | \$(?P<tag>[A-Za-z0-9_]*)\$.*?\$(?P=tag)\$ )
     | (?P<quoted> "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` )
-    # .5file would be a number and a name.
-    | (?P<symbol> [][(){},;:=<>!+*/%&|^?~@-] | \.(?![0-9]++(?:[eE][0-9]*+)?+[A-Za-z_]) )
-    """,
+    # A dot that does not follow a name begins a number: .efile would be the number .e and a name.
+    | (?P<symbol> [][(){};:=<>!+*/%&|^?~@-] | (?<=[A-Za-z0-9_"'`)\]}]) \. | \.(?=\*) )
+    """.replace(b"STRING", _STRING).replace(b"NUMBER", _NUMBER),
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
@@ -88,7 +91,7 @@ def _token(match: re.Match[bytes]) -> Token:
         return Token(Kind.QUOTED, match.start(), match.end(), _unquoted(quoted))
     if (symbol := match["symbol"]) is not None:
         return Token(Kind.SYMBOL, match.start(), match.end(), symbol.decode())
-    return Token(Kind.STRING, match.start(), match.end(), "")
+    return Token(Kind.LITERALS, match.start(), match.end(), "")
 
 
 def _comment_end(sql: bytes, start: int) -> int:
