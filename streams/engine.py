@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
+from observe.streams import StreamsEvent
 from streams.epoch import Gap, commit
 from streams.exit import say
 from streams.loader import load
@@ -93,7 +94,7 @@ class Engine:
             loaded_count = await load(reader, tables, self.options.now_ms(), self.options.state_age_max_ms)
             taken = {number: self._open(number) for number in partitions}
             witnesses = await self._witnesses(reader, taken, group_offsets)
-        say("partitions.loaded", partitions=sorted(partitions), changelog_records=loaded_count)
+        say(StreamsEvent.LOADED, partitions=sorted(partitions), changelog_records=loaded_count)
         return {
             number: Taken(fold, rows, start_offset(number, fold.next_offset, witnesses[number]))
             for number, (fold, rows) in taken.items()

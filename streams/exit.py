@@ -10,6 +10,8 @@ import os
 from collections.abc import Awaitable
 from typing import NoReturn, TypeVar
 
+from observe.streams import StreamsEvent
+
 __all__ = ["EXIT_SURPRISE", "ends_process", "say", "stop_process"]
 
 EXIT_SURPRISE = 70  # EX_SOFTWARE: the supervisor restarts the worker, which goes on from the position row
@@ -19,7 +21,7 @@ T = TypeVar("T")
 _log = logging.getLogger("meterlog.streams")
 
 
-def say(event: str, level: int = logging.INFO, **fields: object) -> None:
+def say(event: StreamsEvent, level: int = logging.INFO, **fields: object) -> None:
     """Log one event as its name and its fields as JSON, so that a reader can count events by name."""
     if _log.isEnabledFor(level):
         _log.log(level, "%s %s", event, json.dumps(fields, default=str))
@@ -32,7 +34,8 @@ def stop_process(doing: str, error: BaseException | None = None) -> NoReturn:
     that still holds its partitions.
     """
     reason = f"{type(error).__name__}: {error}" if error is not None else doing
-    _log.critical("worker.surprised %s", json.dumps({"doing": doing, "reason": reason}), exc_info=error)
+    fields = json.dumps({"doing": doing, "reason": reason})
+    _log.critical("%s %s", StreamsEvent.SURPRISED, fields, exc_info=error)
     for handler in logging.getLogger().handlers:
         with contextlib.suppress(Exception):  # a log that cannot be flushed must not keep this process alive
             handler.flush()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from aiokafka.structs import TopicPartition
 
+from observe.streams import StreamsEvent
 from streams.errors import StateForeign
 from streams.exit import say
 from streams.log_reader import LogReader
@@ -59,7 +60,7 @@ def _prepare(tp: TopicPartition, table: PartitionTable, log_range: LogRange, now
     is_below_start = applied.next_offset < log_range.start
     is_too_old = now_ms - applied.as_of_ms > state_age_max_ms
     if is_below_start or is_too_old:
-        say("tables.wiped", table=tp.topic, partition=tp.partition, below_start=is_below_start, too_old=is_too_old)
+        say(StreamsEvent.WIPED, table=tp.topic, partition=tp.partition, below_start=is_below_start, too_old=is_too_old)
         table.wipe()
         return log_range.start
     return applied.next_offset

@@ -11,6 +11,7 @@ from faust.tables.recovery import Recovery
 from faust.types.tuples import TP
 from mode import Service
 
+from observe.streams import StreamsEvent
 from streams.exit import ends_process, say
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class FoldRecovery(Recovery):
         consumer.resume_flow()
         app.engine.start(taken)
         self._tell_faust()
-        say("partitions.owned", offsets={number: each.start_offset for number, each in taken.items()})
+        say(StreamsEvent.OWNED, offsets={number: each.start_offset for number, each in taken.items()})
         # 5.
         consumer.allow(app.engine.hungry)
 

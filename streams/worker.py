@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from observe.streams import StreamsEvent
 from streams.app import FoldApp, build_app
 from streams.engine import Engine
 from streams.epoch import Gap, no_gap
@@ -56,17 +57,17 @@ async def _serve(options: Options, fold: Fold, beside: Beside | None, gap: Gap) 
     if partitions is None:
         return
     app = build_app(options, fold, partitions, gap)
-    say("worker.starting", group=options.group, partitions=partitions, data_dir=options.data_dir)
+    say(StreamsEvent.STARTING, group=options.group, partitions=partitions, data_dir=options.data_dir)
     starting = asyncio.create_task(ends_process(app.start(), "the start of Faust"))
     companion = (
         None if beside is None else asyncio.create_task(ends_process(beside(app.engine), "work beside the fold"))
     )
     await stopping.wait()
-    say("worker.stopping", **app.engine.snapshot()._asdict())
+    say(StreamsEvent.STOPPING, **app.engine.snapshot()._asdict())
     await _cancel(companion)
     await _stop(app, options.stop_timeout_s)
     await _cancel(starting)
-    say("worker.stopped", records=app.engine.snapshot().record_count)
+    say(StreamsEvent.STOPPED, records=app.engine.snapshot().record_count)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -101,7 +102,7 @@ async def _stop(app: FoldApp, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             await app.stop()
     except TimeoutError:
-        say("worker.stop_cut_short", logging.WARNING, after_s=timeout_s)
+        say(StreamsEvent.STOP_CUT_SHORT, logging.WARNING, after_s=timeout_s)
         _leave_now()
 
 

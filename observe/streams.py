@@ -1,0 +1,26 @@
+"""A worker's log events: each name, what it means, and the fields that come with it."""
+
+from enum import StrEnum
+
+__all__ = ["StreamsEvent"]
+
+
+class StreamsEvent(StrEnum):
+    """What a worker says of itself."""
+
+    STARTING = "worker.starting"
+    """Broker and topics are fit; the group is joined next: `group`, `partitions` (of each topic), `data_dir`."""
+    LOADED = "partitions.loaded"
+    """Tables have reached their changelogs' ends: `partitions`, `changelog_records` (read for it)."""
+    WIPED = "tables.wiped"
+    """A local table is loaded anew, since it may lack deletions: `table`, `partition`, `below_start`, `too_old`."""
+    OWNED = "partitions.owned"
+    """The partitions fold from here on: `offsets` (where, by partition). Those not named are not this worker's."""
+    STOPPING = "worker.stopping"
+    """It was asked to stop: the figures of `streams.engine.Snapshot`."""
+    STOPPED = "worker.stopped"
+    """It has drained and left the group: `records` (folded since the start)."""
+    STOP_CUT_SHORT = "worker.stop_cut_short"
+    """The stop took longer than it may; the process ends as it is, exit code 0: `after_s`."""
+    SURPRISED = "worker.surprised"
+    """Something does not add up; the process ends with code 70 before it can commit: `doing`, `reason`."""
