@@ -22,11 +22,23 @@ RUNNING_MAX = 8  # statements at once; more wait, since each may take hundreds o
 _DRAIN_BYTES_MAX = 1 << 20
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 # HTTP status by ClickHouse's code, as its server has it for the codes that clients tell apart; 500 for the others.
-_STATUS = {516: 403, 497: 403, 62: 400, 36: 400, 115: 404, 60: 404, 81: 404, 46: 404, 47: 404, 159: 408, 164: 403}
+_STATUS = {
+    516: 403,
+    497: 403,
+    62: 400,
+    36: 400,
+    115: 404,
+    60: 404,
+    81: 404,
+    46: 404,
+    47: 404,
+    159: 408,
+    164: 403,
+}
 
 
 class ClickHouseServer(ThreadingHTTPServer):
-    """Serves one engine; `stop` lets the statements that run finish."""
+    """Serves one engine; `stop` lets the requests that run finish."""
 
     daemon_threads = True  # an idle client's connection must not hold up the end
     block_on_close = False
@@ -36,28 +48,30 @@ class ClickHouseServer(ThreadingHTTPServer):
         super().__init__((LOOPBACK, port), _Handler)
         self.engine = engine
         self.token = token
-        self._running = threading.Semaphore(RUNNING_MAX)
+        self.running = threading.Semaphore(RUNNING_MAX)
         self._requests = 0
+        self._stopping = False
         self._idle = threading.Condition()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Room to run one statement."""
+    def request(self) -> Iterator[bool]:
+        """A request from its headers to its answer's last byte; False when the server stops and takes no more."""
         with self._idle:
-            self._requests += 1
+            accepted = not self._stopping
+            self._requests += accepted
         try:
-            with self._running:
-                yield
+            yield accepted
         finally:
             with self._idle:
-                self._requests -= 1
+                self._requests -= accepted
                 self._idle.notify_all()
 
     def stop(self, timeout_s: float) -> bool:
-        """Take no more connections, and wait until no statement runs; whether that came true in time."""
+        """Take no more requests, and wait for those that run; whether all ended in time."""
         self.shutdown()
         self.server_close()
         with self._idle:
+            self._stopping = True
             return self._idle.wait_for(lambda: self._requests == 0, timeout_s)
 
 
@@ -89,16 +103,22 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_authentic(parameters, self.headers, self.server.token):
             self._refuse(query_id)
             return
+        with self.server.request() as accepted:
+            if accepted:
+                self._run(parameters, query_id, may_write=may_write)
+            else:
+                self._fail(503, 236, "Code: 236. DB::Exception: the server is stopping. (ABORTED)", query_id)
+
+    def _run(self, parameters: dict[str, str], query_id: str, *, may_write: bool) -> None:
         try:
-            with self.server.slot():
-                request = self._request(parameters, may_write=may_write)
+            request = self._request(parameters, may_write=may_write)
+            with self.server.running:
                 reply = answer(self.server.engine, request)
+            self._succeed(reply, request, query_id)
         except ClickHouseError as error:
             self._fail(_STATUS.get(error.code, 500), error.code, str(error), query_id)
         except (BadBody, UnicodeDecodeError) as error:
             self._fail(400, 36, f"Code: 36. DB::Exception: {error}. (BAD_ARGUMENTS)", query_id)
-        else:
-            self._succeed(reply, request, query_id)
 
     def _request(self, parameters: dict[str, str], *, may_write: bool) -> Request:
         wire = read_body(self.rfile, self.headers.get("Content-Length"), self.headers.get("Transfer-Encoding"))

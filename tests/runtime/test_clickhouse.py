@@ -16,6 +16,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from runtime.embedded.clickhouse import Endpoint, endpoint, is_ready, running_endpoint
+from runtime.embedded.clickhouse_engine import Engine
+from runtime.embedded.clickhouse_http import ClickHouseServer
 from runtime.embedded.errors import PortTaken
 from runtime.embedded.http_body import PIECE_BYTES_MAX
+from runtime.embedded.ports import pick
 from runtime.launch import Process, spawn
 from tests.runtime.http_client import ask, authorized
 from tests.runtime.processes import first_line, is_gone, python
@@ -447,6 +451,23 @@ def test_a_kill_in_the_middle_of_inserts_loses_no_acknowledged_row(server: Serve
     rows = [int(row) for row in ask(server.at, "SELECT n FROM busy ORDER BY n").body.split()]
     assert rows[: len(acknowledged)] == acknowledged
     assert len(rows) <= len(acknowledged) + 1
+
+
+def test_a_request_on_an_open_connection_to_a_stopping_server_is_told_so(tmp_path: Path) -> None:
+    """The engine must not be started anew by a request that comes after its end."""
+    http = ClickHouseServer(pick(1)[0], Engine(tmp_path), "token")
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    connection = HTTPConnection("127.0.0.1", http.server_port)
+    connection.request("GET", "/ping")
+    connection.getresponse().read()
+    assert http.stop(5)
+    connection.request("POST", "/", "SELECT 1", {"X-ClickHouse-User": "meterlog", "X-ClickHouse-Key": "token"})
+    response = connection.getresponse()
+    assert (response.status, response.headers["X-ClickHouse-Exception-Code"]) == (503, "236")
+    response.read()
+    connection.close()
+    thread.join()
 
 
 def test_sigterm_lets_a_running_statement_finish(server: Server) -> None:

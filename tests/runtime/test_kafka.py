@@ -13,7 +13,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.embedded import ports
+from runtime.embedded.archive import archive_file
 from runtime.embedded.errors import DirectoryInUse, DirectoryMismatch, PortTaken, StartFailed
+from runtime.embedded.fetch import fetch
+from runtime.embedded.jars import fetch_jars, kafka_dir
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.supervisor import Child, Supervisor
 from tests.runtime.processes import first_line, is_gone, python
@@ -185,6 +188,25 @@ def test_under_a_supervisor_a_killed_broker_comes_back_at_its_address(tmp_path: 
         supervisor.wait_ready("kafka")
         assert read(kafka, "supervised") == [b"value"]
     kafka.release()
+
+
+def test_fetch_writes_the_class_archive_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    libs = fetch_jars()
+    monkeypatch.setenv("METERLOG_CACHE", str(tmp_path))
+    kafka_dir().mkdir(parents=True)
+    (kafka_dir() / "libs").symlink_to(libs)
+    kafka = EmbeddedKafka(tmp_path / "kafka")
+    said: list[str] = []
+    fetch(said.append)
+    assert archive_file().stat().st_size > 10 << 20
+    assert any("class archive" in line for line in said)
+    kafka.prepare()
+    assert f"-XX:SharedArchiveFile={archive_file()}" in kafka.command()
+    kafka.release()
+    written = archive_file().stat().st_mtime_ns
+    fetch()
+    assert archive_file().stat().st_mtime_ns == written
+    assert sorted(path.name for path in kafka_dir().iterdir()) == sorted([archive_file().name, "libs", "lock"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children of a killed parent")
