@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.faults.naive import Model, Sum, Used
 from tests.faults.wire import decode_event, is_event
 
-__all__ = ["Differences", "Entry", "different", "ledger_differences", "read_topic", "unfolded_count"]
+__all__ = ["Differences", "Entry", "different", "is_folded", "ledger_differences", "read_topic"]
 
 Differences = list[str]
 """In words, empty when all is exact."""
@@ -206,11 +206,12 @@ def ledger_differences(bootstrap_servers: str, model: Model) -> Differences:
     return found + different("ledger: sums", expected, sums)
 
 
-def unfolded_count(bootstrap_servers: str) -> int:
-    """Records of the log that have no fact yet."""
+def is_folded(bootstrap_servers: str) -> bool:
+    """Whether the log's last record of each partition has its facts; one before it that lacks them never gets any."""
     log = read_topic(bootstrap_servers, "usage-events")
     ledger = read_ledger(read_topic(bootstrap_servers, "ledger"))
-    return len({record[:2] for record in log} - {record[:2] for record in ledger.sources})
+    ends = {record.partition: record.offset for record in log}
+    return ends == {record.partition: record.offset for record in ledger.sources}
 
 
 def _copies(events: Iterable[Entry], model: Model) -> Counter[tuple[str, str]]:

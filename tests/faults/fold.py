@@ -13,7 +13,7 @@ from typing import Final
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.launch import Process, spawn
 from runtime.topics import create_topics
-from tests.faults.books import Differences, ledger_differences, unfolded_count
+from tests.faults.books import Differences, is_folded, ledger_differences
 from tests.faults.naive import Model
 from tests.waiting import wait_until
 
@@ -54,6 +54,10 @@ class Fold:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def wait_exit(self) -> int:
         """The exit code; negative: the signal's number."""
         assert self._process is not None, "the worker was never started"
@@ -65,14 +69,13 @@ class Fold:
         assert self.wait_exit() == 0, self.log()
 
     def wait_folded(self) -> None:
-        """Wait until every record of the log has a fact. Fails at once when the worker ends."""
+        """Wait until the worker is at the log's end. Fails at once when it ends."""
 
-        def is_folded() -> bool:
-            assert self._process is not None
-            assert self._process.poll() is None, f"the worker ended: {self._process.returncode}\n{self.log()}"
-            return unfolded_count(self.bootstrap_servers) == 0
+        def is_there() -> bool:
+            assert self.is_alive, f"the worker ended: {self.log()}"
+            return is_folded(self.bootstrap_servers)
 
-        wait_until(is_folded, "everything is folded", _DEADLINE_S)
+        wait_until(is_there, "everything is folded", _DEADLINE_S)
 
     def differences(self, model: Model) -> Differences:
         return ledger_differences(self.bootstrap_servers, model)
@@ -81,7 +84,7 @@ class Fold:
         return self.log_file.read_text(errors="replace")[-6_000:]
 
     def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self.is_alive:
             self.kill()
 
 
