@@ -12,6 +12,8 @@ class SupervisorEvent(StrEnum):
     """The process runs, and is not ready yet: `pid`."""
     READY = "supervisor.ready"
     """It serves: `pid`, `took_s`."""
+    CHECK_FAILED = "supervisor.check_failed"
+    """The check whether it serves raised, which counts as no; asked again: `error`."""
     ENDED = "supervisor.ended"
     """It ended although nobody wanted it to: `exit_code` (negative: the signal), `up_s`, `restart_in_s`."""
     NOT_STARTED = "supervisor.not_started"

@@ -31,6 +31,7 @@ __all__ = ["Backoff", "Child", "NotReady", "State", "Status", "Supervisor"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.02
+_CHECK_AGAIN_S = 1.0  # after a check that raised, which is logged each time
 _LOG_BYTES_MAX = 10 << 20  # a log larger than that at a start is moved to `.1`
 _EARLY_DEATHS_MAX = 3  # before its first readiness; whoever waits for it hears of it then
 
@@ -57,7 +58,7 @@ class Child:
     log_file: Path
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
-    is_ready: Callable[[], bool] = lambda: True  # asked every 20 ms on a thread of the child's own; must not raise
+    is_ready: Callable[[], bool] = lambda: True  # asked every 20 ms, on a thread of the child's own
     stop_wait_s: float = 15.0
 
 
@@ -243,13 +244,21 @@ class _Keeper:
 
     def _await_readiness(self, process: Process, began: float) -> None:
         while not _has_ended(process):
-            if not self._stopping.is_set() and self._child.is_ready():
+            if not self._stopping.is_set() and self._check():
                 self._state, self._was_ready = State.READY, True
                 took_s = round(time.monotonic() - began, 3)
                 extra = {"child": self._child.name, "pid": process.pid, "took_s": took_s}
                 _log.info(SupervisorEvent.READY, extra=extra)
                 return
             time.sleep(_POLL_S)
+
+    def _check(self) -> bool:
+        try:
+            return self._child.is_ready()
+        except Exception as error:  # noqa: BLE001  whatever a check does, it must not cost the child its keeper
+            _log.warning(SupervisorEvent.CHECK_FAILED, extra={"child": self._child.name, "error": repr(error)})
+            self._stopping.wait(_CHECK_AGAIN_S)
+            return False
 
     def _pause(self, up_s: float) -> None:
         self._deaths_in_a_row = 1 if up_s >= self._backoff.reset_after_s else self._deaths_in_a_row + 1

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import logging
 import os
 import secrets
@@ -71,7 +72,7 @@ def is_ready(at: Endpoint) -> bool:
     try:
         with urllib.request.urlopen(f"{at.url}/ping", timeout=1) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, http.client.HTTPException, OSError):
         return False
 
 

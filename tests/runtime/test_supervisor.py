@@ -88,6 +88,18 @@ def test_a_child_that_never_gets_ready_is_reported(supervisor: Supervisor, child
         supervisor.wait_ready("a", timeout_s=0.2)
 
 
+def test_a_check_that_raises_counts_as_no_and_leaves_the_child_kept(child: Callable[..., Child]) -> None:
+    def broken() -> bool:
+        raise ValueError("planted")
+
+    with Supervisor(QUICK) as supervisor:
+        supervisor.start(child("a", SERVE, is_ready=broken))
+        with pytest.raises(NotReady):
+            supervisor.wait_ready("a", timeout_s=0.2)
+        pid = pid_of(supervisor, "a")
+    assert is_gone(pid)
+
+
 def test_the_pause_doubles_up_to_its_maximum() -> None:
     backoff = Backoff(first_s=0.5, max_s=6)
     assert [backoff.pause_s(deaths) for deaths in (1, 2, 3, 4, 5, 1000)] == [0.5, 1, 2, 4, 6, 6]
