@@ -18,6 +18,7 @@ __all__ = ["KEY_PREFIX", "KeyFollower", "KeyRing", "control_reader", "digest_of"
 KEY_PREFIX = "api_key/"
 """On `control`, what the keys of API key records begin with; the key's id follows."""
 _BATCH_RECORDS = 500
+_FETCH_WAIT_MS = 500
 _WAIT_S = 0.25  # how long a stop waits for the thread; records themselves are handed over at once
 
 
@@ -96,7 +97,7 @@ class KeyFollower:
             self._on_fatal(f"the API keys cannot be followed: {type(exc).__name__}: {exc}")
 
     def _follow(self) -> None:
-        consumer = control_reader(self._bootstrap_servers)
+        consumer = control_reader(self._bootstrap_servers, fetch_wait_ms=_FETCH_WAIT_MS)
         try:
             while not self._stop.is_set():
                 for message in consumer.consume(_BATCH_RECORDS, _WAIT_S):
@@ -115,8 +116,11 @@ class KeyFollower:
             say(ApiEvent.KEYS_LOADED, key_count=len(self._ring))
 
 
-def control_reader(bootstrap_servers: str) -> Consumer:
-    """A consumer at the beginning of `control` that says when it has reached the end. It is in no group."""
+def control_reader(bootstrap_servers: str, *, fetch_wait_ms: int) -> Consumer:
+    """A consumer at the beginning of `control` that says when it has reached the end. It is in no group.
+
+    `fetch_wait_ms`: how long a broker that has no more holds a request, and so how late the end is known.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -125,6 +129,7 @@ def control_reader(bootstrap_servers: str) -> Consumer:
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
+            "fetch.wait.max.ms": fetch_wait_ms,
             "reconnect.backoff.max.ms": 1_000,
             "log_level": 0,
         }

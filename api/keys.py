@@ -1,6 +1,7 @@
 """Makes, lists and revokes API keys: what the commands `meterlog keys …` do."""
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ SCOPES: Final = ("ingest", "gate", "read", "finance", "admin")
 _TOKEN_PREFIX: Final = "mk_"
 _SECRET_BYTES: Final = 32
 _TIMEOUT_S: Final = 15.0
+_BATCH_RECORDS: Final = 1_000
+_FETCH_WAIT_MS: Final = 10
+_BATCH_WAIT_S: Final = 0.1  # the library hands over fewer records only when this has passed
 
 
 def create_key(bootstrap_servers: str, org: str, scopes: Sequence[str], now_ms: int) -> dict[str, Any]:
@@ -104,10 +108,11 @@ def _write(bootstrap_servers: str, key: ApiKey) -> None:
 def _read(bootstrap_servers: str) -> dict[str, ApiKey]:
     """Every key on `control` by id, as its last record has it."""
     found: dict[str, ApiKey] = {}
-    consumer = control_reader(bootstrap_servers)
+    consumer = control_reader(bootstrap_servers, fetch_wait_ms=_FETCH_WAIT_MS)
+    deadline_s = time.monotonic() + _TIMEOUT_S
     try:
-        while messages := consumer.consume(1_000, _TIMEOUT_S):
-            for message in messages:
+        while time.monotonic() < deadline_s:
+            for message in consumer.consume(_BATCH_RECORDS, _BATCH_WAIT_S):
                 error = message.error()
                 if error is not None and error.code() == KafkaError._PARTITION_EOF:
                     return found

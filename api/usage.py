@@ -68,10 +68,14 @@ class UsageDoor:
     async def get(self, request: Request) -> Response:
         """Answers 200 for every customer id; what is wrong with the request is in `errors`' tree."""
         key = authorize(request.headers, self._ring, "read")
-        parameters = _parameters(request)
-        window = window_of(parameters, self._now_ms())
-        meter = _checked("meter", parameters.get("meter", ""), LABEL_BYTES_MAX)
-        name = AccountName(key.org, _checked("customer_id", request.path_params["customer_id"], ID_BYTES_MAX))
+        problems: dict[str, str] = {}
+        parameters = _parameters(request, problems)
+        window = window_of(parameters, self._now_ms(), problems)
+        meter = _checked("meter", parameters.get("meter", ""), LABEL_BYTES_MAX, problems)
+        customer_id = _checked("customer_id", request.path_params["customer_id"], ID_BYTES_MAX, problems)
+        if problems:
+            raise BadRequest("; ".join(f"{name}: {problem}" for name, problem in problems.items()), details=problems)
+        name = AccountName(key.org, customer_id)
         try:
             found = await run_in_threadpool(self._read, name, window, meter)
         except QueryFailed as exc:
@@ -92,26 +96,25 @@ class UsageDoor:
         )
 
 
-def _parameters(request: Request) -> Mapping[str, str]:
+def _parameters(request: Request, problems: dict[str, str]) -> Mapping[str, str]:
     """The query's parameters, each known and given once: a misspelt `from` would silently ask something else."""
     found: dict[str, str] = {}
     for name, text in request.query_params.multi_items():
-        if name not in _PARAMETERS or name in found:
-            problem = "is given twice" if name in found else f"is not a parameter; {', '.join(_PARAMETERS)} are"
-            msg = f"{name[:80]}: {problem}"
-            raise BadRequest(msg, details={name[:80]: problem})
+        if name not in _PARAMETERS:
+            problems[name[:80]] = f"is not a parameter; {', '.join(_PARAMETERS)} are"
+        elif name in found:
+            problems[name] = "is given twice"
         found[name] = text
     return found
 
 
-def _checked(name: str, text: str, bytes_max: int) -> str:
+def _checked(name: str, text: str, bytes_max: int, problems: dict[str, str]) -> str:
+    """What could never be an id or a label is refused, and not looked for."""
     size_bytes = len(text.encode("utf-8", "replace"))
-    if size_bytes > bytes_max or "\0" in text:
-        problem = (
-            f"is {size_bytes} bytes of UTF-8; at most {bytes_max} are taken" if "\0" not in text else "holds U+0000"
-        )
-        msg = f"{name}: {problem}"
-        raise BadRequest(msg, details={name: problem})
+    if size_bytes > bytes_max:
+        problems[name] = f"is {size_bytes} bytes of UTF-8; at most {bytes_max} are taken"
+    elif "\0" in text:
+        problems[name] = "holds U+0000"
     return text
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from api.errors import BadRequest
 from billing.errors import InvalidField
 from schemas.timestamps import parse_timestamp
 
@@ -22,41 +21,37 @@ class Window(NamedTuple):
     end_s: int
 
 
-def window_of(parameters: Mapping[str, str], now_ms: int) -> Window:
+def window_of(parameters: Mapping[str, str], now_ms: int, problems: dict[str, str]) -> Window:
     """`from` and `to` of a query. The current month where both are missing; `to` alone begins at its month's first.
 
-    Raises BadRequest, naming the parameter.
+    What is wrong is added to `problems` by parameter; then the window is of no use.
     """
-    start_s = _hour(parameters, "from")
-    end_s = _hour(parameters, "to")
+    start_s = _hour(parameters, "from", problems)
+    end_s = _hour(parameters, "to", problems)
     if end_s is None:
         end_s = _next_month_s(now_ms // 1_000)
     if start_s is None:
         start_s = _month_s(end_s - 1)
     if start_s >= end_s:
-        msg = "from is not before to"
-        raise BadRequest(msg, details={"from": "must be before to"})
+        problems.setdefault("from", "is not before to")
     return Window(start_s, end_s)
 
 
-def _hour(parameters: Mapping[str, str], name: str) -> int | None:
-    text = parameters.get(name)
-    if text is None:
+def _hour(parameters: Mapping[str, str], name: str, problems: dict[str, str]) -> int | None:
+    if name not in parameters:
         return None
     try:
-        at_us = parse_timestamp(name, text)
+        at_s, rest_us = divmod(parse_timestamp(name, parameters[name]), 1_000_000)
     except InvalidField as exc:
-        raise _refused(name, f"{exc.message} (in a URL, + is written %2B)") from exc
-    at_s, rest_us = divmod(at_us, 1_000_000)
+        problems[name] = f"{exc.message} (in a URL, + is written %2B)"
+        return None
     if rest_us or at_s % _HOUR_S:
-        raise _refused(name, "is not a whole hour of UTC; usage is kept by the hour")
-    if not 0 <= at_s <= _END_S:
-        raise _refused(name, "lies outside the years 1970 to 2099")
-    return at_s
-
-
-def _refused(name: str, message: str) -> BadRequest:
-    return BadRequest(f"{name}: {message}", details={name: message})
+        problems[name] = "is not a whole hour of UTC; usage is kept by the hour"
+    elif not 0 < at_s <= _END_S:
+        problems[name] = "lies outside the years 1970 to 2099"
+    else:
+        return at_s
+    return None
 
 
 def _month_s(at_s: int) -> int:

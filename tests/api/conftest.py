@@ -14,8 +14,10 @@ from runtime.embedded.clickhouse import Endpoint
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.topics import create_topics
 from tests.api.process import PARTITIONS, ApiProcess
+from tests.api.tables import make_tables
 from tests.waiting import wait_until
 
+DATABASE = "api_tests"
 _numbers = itertools.count(1)
 
 
@@ -28,16 +30,24 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory, broker: str, clickhouse: Endpoint) -> Iterator[ApiProcess]:
+def clickhouse_settings(clickhouse: Endpoint) -> dict[str, str]:
+    """How an API finds the shared ClickHouse: a database of this room's own, with the sink's tables and views."""
+    settings = {
+        "clickhouse_url": clickhouse.url,
+        "clickhouse_user": clickhouse.user,
+        "clickhouse_password": clickhouse.password,
+        "clickhouse_database": DATABASE,
+    }
+    make_tables(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def api(
+    tmp_path_factory: pytest.TempPathFactory, broker: str, clickhouse_settings: dict[str, str]
+) -> Iterator[ApiProcess]:
     """A serving API."""
-    process = ApiProcess(
-        tmp_path_factory.mktemp("api"),
-        bootstrap_servers=broker,
-        clickhouse_url=clickhouse.url,
-        clickhouse_user=clickhouse.user,
-        clickhouse_password=clickhouse.password,
-    )
-    with process:
+    with ApiProcess(tmp_path_factory.mktemp("api"), bootstrap_servers=broker, **clickhouse_settings) as process:
         yield process.wait_for_keys()
 
 

@@ -97,7 +97,7 @@ def on_topic(bootstrap_servers: str, org: str, topic: str = USAGE_EVENTS) -> lis
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
     ended: set[int] = set()
     while len(ended) < PARTITIONS:
-        for message in consumer.consume(1_000, 5):
+        for message in consumer.consume(1_000, 0.05):
             if (error := message.error()) is not None:
                 assert error.code() == KafkaError._PARTITION_EOF, error
                 ended.add(message.partition())
