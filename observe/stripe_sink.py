@@ -24,7 +24,7 @@ STRIPE_SINK_EVENTS: dict[StripeSinkEvent, str] = {
     "sink.stripe.round_done": "One round of requests. intents, repeats, accepted, refused, unknown, took_ms.",
     "sink.stripe.refused": "Stripe will not have a total as it is. customer, meter, hour, quantity, code, message.",
     "sink.stripe.unlinked": "A total was not sent: the customer is none of Stripe's. customer, meter, hour, quantity.",
-    "sink.stripe.unknown": "A request without a definite answer, to be repeated. identifier, attempts, wait_ms, why.",
+    "sink.stripe.unknown": "A request without a definite answer, to be repeated. identifier (of an event), why.",
     "sink.stripe.meters_read": "Stripe's meters were listed. usable, unusable (with the reason of each).",
     "sink.stripe.misconfigured": "The process ends: a setting must change first. why.",
     "sink.stripe.replaced": "The process ends: another instance of the sink has taken over. why.",

@@ -117,6 +117,8 @@ class StripeSink:
         self._infos: Mapping[str, MeterInfo] | None = None
         self._looked_up: set[str] = set()
         self._look_again_s = 0.0
+        self._is_doubtful = False
+        """Stripe refused something since its meters were read: one may be archived by now."""
         self._forgot_ms = clock_ms()
 
     async def prepare(self) -> None:
@@ -140,10 +142,7 @@ class StripeSink:
 
     async def step(self) -> RoundDone | None:
         """Read what has come, and tell what is due; None when nothing was."""
-        now_ms = self._clock_ms()
-        due_ms = self.state.next_due_ms()
-        wait_ms = _POLL_MS_MAX if due_ms is None else min(max(due_ms - now_ms, 0), _POLL_MS_MAX)
-        for total in await self._totals.poll(wait_ms):
+        for total in await self._totals.poll(self._poll_ms()):
             self.state.saw_total(total)
         infos = await self._read_meters_if_needed()
         now_ms = self._clock_ms()
@@ -158,8 +157,16 @@ class StripeSink:
             return None
         began_s = time.monotonic()
         done = await self.writer.round(due, infos, await self._totals.positions())
+        self._is_doubtful = self._is_doubtful or done.refused > 0
         _say("sink.stripe.round_done", **done._asdict(), took_ms=round((time.monotonic() - began_s) * 1_000))
         return done
+
+    def _poll_ms(self) -> int:
+        """How long to wait for new totals: until something is due, but not so long that a stop goes unheard."""
+        due_ms = self.state.next_due_ms()
+        if due_ms is None or self._infos is None:
+            return _POLL_MS_MAX  # without Stripe's meters nothing can be told, due or not
+        return min(max(due_ms - self._clock_ms(), 0), _POLL_MS_MAX)
 
     async def _read_meters_if_needed(self) -> Mapping[str, MeterInfo] | None:
         """Stripe's meters, None until they could be read once: an unknown meter must not be taken for a missing one.
@@ -169,7 +176,8 @@ class StripeSink:
         infos = self._infos
         missing = {name for name in self.state.event_names if infos is None or is_unusable(infos.get(name))}
         is_time = time.monotonic() >= self._look_again_s
-        if (infos is None and is_time) or (missing - self._looked_up) or (missing and is_time):
+        wants = infos is None or missing or self._is_doubtful
+        if (wants and is_time) or (missing - self._looked_up):
             await self._read_meters()
         return self._infos
 
@@ -179,14 +187,9 @@ class StripeSink:
         try:
             infos = await self._meters.meters()
         except TryAgain as exc:
-            _say(
-                "sink.stripe.unknown",
-                identifier=None,
-                attempts=None,
-                wait_ms=self._config.meters_retry_s * 1_000,
-                why=exc,
-            )
+            _say("sink.stripe.unknown", why=exc)
             return
+        self._is_doubtful = False
         before = self._infos or {}
         for name, info in infos.items():
             if not is_unusable(info) and is_unusable(before.get(name)):

@@ -169,6 +169,11 @@ class SinkState:
         self._queue(intent.window, known)
         return wait_ms
 
+    def saw_no_turn(self, intent: Intent, now_ms: int, wait_ms: int) -> None:
+        """It was not asked, since another of its customer and meter had no answer: both wait alike."""
+        self.windows[intent.window].retry_at_ms = now_ms + wait_ms
+        self._queue(intent.window, self.windows[intent.window])
+
     def saw_meter_mended(self, event_name: str) -> None:
         """The meter takes totals now: what was refused for its sake is told again, under new identifiers."""
         for window, known in self.windows.awake():

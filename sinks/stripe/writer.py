@@ -127,13 +127,16 @@ class Writer:
 
     async def _ask_lane(self, lane: Sequence[Intent], infos: Mapping[str, MeterInfo]) -> list[Outcome]:
         """One customer and meter, one request at a time. After one without an answer Stripe may still be busy with it:
-        the others wait for the next round.
+        the others wait as long as that one.
         """
         outcomes: list[Outcome] = []
         async with self._slots:
-            for intent in lane:
-                outcome = await self._ask(intent, infos.get(intent.stripe_event_name)) if self._may_ask() else None
+            for at, intent in enumerate(lane):
+                if not self._may_ask():
+                    break
+                outcome = await self._ask(intent, infos.get(intent.stripe_event_name))
                 if outcome is None:
+                    self._let_wait(intent, lane[at + 1 :])
                     break
                 outcomes.append(outcome)
         return outcomes
@@ -146,14 +149,18 @@ class Writer:
         except Refused as refusal:
             return to_refused_outcome(intent, refusal, self._clock_ms())
         except TryAgain as exc:
-            wait_ms = self._state.saw_no_answer(intent, self._clock_ms())
-            attempts = self._state.windows[intent.window].attempts
-            self._say("sink.stripe.unknown", identifier=intent.identifier, attempts=attempts, wait_ms=wait_ms, why=exc)
+            self._say("sink.stripe.unknown", identifier=intent.identifier, why=exc)
             return None
         except StopSink as exc:
             self._stop_reason = exc  # raised once what the others heard is on the log
             return None
         return to_accepted_outcome(intent, accepted, self._clock_ms())
+
+    def _let_wait(self, unanswered: Intent, others: Sequence[Intent]) -> None:
+        now_ms = self._clock_ms()
+        wait_ms = self._state.saw_no_answer(unanswered, now_ms)
+        for intent in others:
+            self._state.saw_no_turn(intent, now_ms, wait_ms)
 
     def _may_ask(self) -> bool:
         stale = asyncio.get_running_loop().time() - self._round_began_s > _ROUND_S_MAX

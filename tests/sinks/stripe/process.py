@@ -19,8 +19,6 @@ from aiokafka import TopicPartition
 
 import sinks.stripe.sink as sink_module
 from schemas.intents import Intent, Outcome
-from sinks.stripe.errors import TryAgain
-from sinks.stripe.mapping import to_meter_event
 from sinks.stripe.port import MeterInfo
 from sinks.stripe.state import Send, Settle
 from sinks.stripe.writer import RoundDone, Writer
@@ -97,15 +95,10 @@ class IntentAfterRequest(DyingWriter):
 class UnknownIsFailure(Writer):
     """Planted: no answer counts as not taken, and the next total goes out under an identifier of its own."""
 
-    async def _ask(self, intent: Intent, info: MeterInfo | None) -> Outcome | None:
-        try:
-            await self._meters.send(to_meter_event(intent, info))
-        except TryAgain:
-            known = self._state.windows[intent.window]
-            known.pending = None
-            known.series += 1
-            return None
-        return await super()._ask(intent, info)
+    def _let_wait(self, unanswered: Intent, others: Sequence[Intent]) -> None:
+        known = self._state.windows[unanswered.window]
+        known.pending = None
+        known.series += 1
 
 
 PLANTS: dict[str | None, type[Writer]] = {

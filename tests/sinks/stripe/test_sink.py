@@ -91,6 +91,14 @@ def test_refusals_are_outcomes_and_a_mended_meter_gets_what_it_missed(broker: st
             await found.switch("images", "reactivate")
             mended = {taken: "5", Window("org/ada", "rockets", HOUR): "5", Window("org/ada", "images", HOUR): "1"}
             await until(lambda: found.standing() == mended, "what the mended meters missed")
+            await found.switch("tokens", "deactivate")
+            fold.add((ADA, NANO))
+            await until_told(broker, lambda book: taken in book.refused)
+            await until(
+                lambda: "unusable=['tokens']" in processes.log().replace("'raw', ", ""), "the archived meter seen"
+            )
+            await found.switch("tokens", "reactivate")
+            await until(lambda: found.standing() == mended | {taken: "6"}, "what the meter missed meanwhile")
             await assert_stops(process)
 
     asyncio.run(main())

@@ -138,7 +138,8 @@ def test_hours_of_one_customer_wait_for_each_other_and_stop_at_the_first_without
         assert (done.intents, done.accepted, done.unknown) == (4, 2, 2)
         assert [line for line in world.book if " a " in line] == ["send a 1", "send a 2"]
         assert world.state.pending_count == 2
-        assert (await world.round()).repeats == 1  # the third; the second waits for its time
+        assert world.state.take_due(RULES, NOW_MS, 100) == []
+        assert world.state.next_due_ms() == NOW_MS + 250
 
     asyncio.run(main())
 
