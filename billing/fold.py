@@ -116,16 +116,17 @@ def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Log
     except InvalidField as exc:
         return [EventRejected(Reason.KEY_MISMATCH, exc.field, exc.message, None, None, None)]
     assert logged.key is not None, "parse_account refuses a record without a key"
+    account = logged.key.decode()
     home = partition_of(logged.key, state.partition.partition_count)
     if home != position.partition:
         message = (
             f"the key belongs on partition {home}; use the murmur2 partitioner (librdkafka: partitioner=murmur2_random)"
         )
-        return [EventRejected(Reason.MISROUTED, "key", message, str(name), None, None)]
+        return [EventRejected(Reason.MISROUTED, "key", message, account, None, None)]
     if event.customer_id != name.customer_id:
         message = f"the key names customer {name.customer_id[:48]!a}, the event {event.customer_id[:48]!a}"
-        return [EventRejected(Reason.KEY_MISMATCH, "customer_id", message, str(name), None, None)]
-    return decide_usage(state, catalog, event, name, logged.log_ms)
+        return [EventRejected(Reason.KEY_MISMATCH, "customer_id", message, account, None, None)]
+    return decide_usage(state, catalog, event, account, logged.log_ms)
 
 
 def _decide_tick(state: State, log_ms: int) -> list[Fact]:

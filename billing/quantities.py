@@ -39,6 +39,8 @@ def plain(nano: int) -> str:
 
 def nano_of(text: str) -> int:
     """What `plain` wrote, read back. Of any size: a sum may pass the limit of a single event's quantity."""
+    if text.isdigit():
+        return int(text) * NANO
     whole, _, decimals = text.partition(".")
     return int(whole) * NANO + (int(decimals.ljust(9, "0")) if decimals else 0)
 

@@ -16,6 +16,7 @@ import msgspec
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from billing.records import Command, Genesis, Record, Tick, Unreadable, UsageEvent
+from schemas.usage_event_reader import read_usage_event
 
 __all__ = ["MARKER", "ApiKey", "DeadLetter", "Header", "decode", "decode_record", "encode", "schema_files"]
 
@@ -73,7 +74,7 @@ class _Schema(NamedTuple):
     parsed: Any
     newest: Any
     """The reader's schema: None when it is this one."""
-    build: Callable[..., Encodable]
+    build: Callable[[dict[str, Any]], Encodable]
 
 
 def encode(record: Encodable) -> bytes:
@@ -96,7 +97,7 @@ def decode(data: bytes | None) -> Encodable | Unreadable:
     body.seek(_HEADER_BYTES)
     try:
         fields: dict[str, Any] = fastavro.schemaless_reader(body, schema.parsed, schema.newest)
-        record = schema.build(**fields)
+        record = schema.build(fields)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - whatever the bytes make the decoder raise, they are the reason
@@ -108,6 +109,10 @@ def decode(data: bytes | None) -> Encodable | Unreadable:
 
 def decode_record(data: bytes | None) -> Record:
     """As `decode`, for `usage-events`: kinds that do not belong there are unreadable too."""
+    if data is not None and data.startswith(_usage_event_prefix()):
+        event = read_usage_event(data, _HEADER_BYTES)
+        if event is not None:
+            return event
     record = decode(data)
     if isinstance(record, (ApiKey, DeadLetter)):
         return Unreadable(f"a record of kind {_NAMES[type(record)]} does not belong on this topic")
@@ -123,33 +128,26 @@ def schema_files() -> dict[str, dict[int, str]]:
     return {name: dict(sorted(versions.items())) for name, versions in sorted(found.items())}
 
 
-def _tuples_for_lists(build: Callable[..., Encodable], names: tuple[str, ...]) -> Callable[..., Encodable]:
-    def built(**fields: Any) -> Encodable:
-        for name in names:
-            fields[name] = tuple(fields[name])
-        return build(**fields)
-
-    return built
-
-
-def _dead_letter(**fields: Any) -> DeadLetter:
-    fields["headers"] = tuple(Header(**header) for header in fields["headers"])
-    return DeadLetter(**fields)
-
-
-_BUILDERS: Final[dict[str, Callable[..., Encodable]]] = {
-    "usage_event": _tuples_for_lists(UsageEvent, ("tags",)),
-    "tick": Tick,
-    "genesis": Genesis,
-    "command": Command,
-    "api_key": _tuples_for_lists(ApiKey, ("scopes",)),
-    "dead_letter": _dead_letter,
+_BUILDERS: Final[dict[str, Callable[[dict[str, Any]], Encodable]]] = {
+    "usage_event": lambda fields: UsageEvent(**{**fields, "tags": tuple(fields["tags"])}),
+    "tick": lambda fields: Tick(**fields),
+    "genesis": lambda fields: Genesis(**fields),
+    "command": lambda fields: Command(**fields),
+    "api_key": lambda fields: ApiKey(**{**fields, "scopes": tuple(fields["scopes"])}),
+    "dead_letter": lambda fields: DeadLetter(
+        **{**fields, "headers": tuple(Header(**header) for header in fields["headers"])}
+    ),
 }
 
 
 @cache
 def _readers() -> dict[bytes, _Schema]:
     return {schema.prefix: schema for name in _BUILDERS for schema in _versions(name)}
+
+
+@cache
+def _usage_event_prefix() -> bytes:
+    return _versions("usage_event")[-1].prefix
 
 
 @cache

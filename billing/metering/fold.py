@@ -1,8 +1,7 @@
 """Usage events: what one causes, and what that changes."""
 
-import msgspec
+from typing import Final
 
-from billing.accounts.types import AccountName
 from billing.catalog.types import Catalog, Meter, Plan, StripeKind
 from billing.errors import InvalidField
 from billing.facts import (
@@ -38,16 +37,17 @@ __all__ = ["OTHER", "decide_usage", "evolve_counted", "evolve_opened", "evolve_r
 OTHER = "~other"
 """The label of usage past the cap on feature and model pairs. Amounts never depend on it."""
 
+_NO_STRIPE: Final = StripeKind.NONE  # by its class, an enum's member takes 0.09 µs to look up (Python 3.11)
 _SEEN_MS = WINDOW_MS + DAY_S * 1_000
+_OTHER_PAIR: Final = (OTHER, OTHER)
 _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
 
-def decide_usage(state: State, catalog: Catalog, event: UsageEvent, name: AccountName, log_ms: int) -> list[Fact]:
+def decide_usage(state: State, catalog: Catalog, event: UsageEvent, account: str, log_ms: int) -> list[Fact]:
     """The facts of a usage event whose key and route were found right: one says what came of it.
 
     The opening of an account stands before that one, since counting needs the account.
     """
-    account = str(name)
     try:
         quantity_nano = check_fields(event)
     except InvalidField as exc:
@@ -88,7 +88,8 @@ def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, offset: i
         _add_to_total(state, fact, entry, nano, offset)
         if entry.stripe_event_name is not None:
             _add_to_stripe_hour(state, fact, entry.stripe_event_name, nano, offset)
-    state.accounts.put(fact.account, msgspec.structs.replace(account, counters=counters, applied_offset=offset))
+    row = Account(account.plan, account.opened_at_ms, account.stripe_customer, counters, offset)
+    state.accounts.put(fact.account, row)
     _add_pair(state, PairsKey(fact.booking_day, fact.account), (fact.feature, fact.model))
 
 
@@ -164,7 +165,7 @@ def _counted(
         booking_day=booking_day,
         billing_start_s=period_at(plan.billing_period, occurred_at_s).start_s,
         stripe_customer=stripe_customer,
-        entries=tuple(Entry(meter.slug, plain(nano), _stripe_event_name(plan, meter)) for meter, nano in meters),
+        entries=tuple([Entry(meter.slug, plain(nano), _stripe_event_name(plan, meter)) for meter, nano in meters]),
     )
     return counted, capped
 
@@ -172,10 +173,10 @@ def _counted(
 def _pair(state: State, key: PairsKey, pair: tuple[str, str]) -> tuple[tuple[str, str], PairsCapped | None]:
     """The labels that the event is totalled under, and the alert when it is the first past the cap."""
     pairs = state.pairs.get(key) or _NO_PAIRS
-    other = (OTHER, OTHER)
-    if pair in pairs or len(pairs - {other}) < PAIRS_PER_DAY_MAX:
+    apart_count = len(pairs) - (_OTHER_PAIR in pairs)
+    if pair in pairs or apart_count < PAIRS_PER_DAY_MAX:
         return pair, None
-    return other, None if other in pairs else PairsCapped(key.account, key.booking_day)
+    return _OTHER_PAIR, None if _OTHER_PAIR in pairs else PairsCapped(key.account, key.booking_day)
 
 
 def _add_pair(state: State, key: PairsKey, pair: tuple[str, str]) -> None:
@@ -186,7 +187,7 @@ def _add_pair(state: State, key: PairsKey, pair: tuple[str, str]) -> None:
 
 def _stripe_event_name(plan: Plan, meter: Meter) -> str | None:
     planned = plan.meters.get(meter.slug)
-    if planned is None or planned.stripe is StripeKind.NONE:
+    if planned is None or planned.stripe is _NO_STRIPE:
         return None
     return planned.stripe_event_name or meter.slug
 

@@ -1,6 +1,7 @@
 """What may be counted: the rules of a usage event, one place for every door and for the fold."""
 
 import re
+from typing import Final
 
 from billing.catalog.types import Catalog, Meter, Value
 from billing.errors import InvalidField
@@ -40,6 +41,9 @@ _TIME_US_MAX = 253_402_300_800 * 10**6  # the year 10000, in microseconds: every
 # Surrogates are no text: JSON can spell half a pair, and no wire of ours could carry it.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _STATUSES = frozenset(Status)
+# To look up an enum's member by its class takes 0.09 µs (Python 3.11), once for each meter of each event.
+_QUANTITY: Final = Value.QUANTITY
+_TOTAL_TOKENS: Final = Value.TOTAL_TOKENS
 _TOKEN_FIELDS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
@@ -51,9 +55,14 @@ def check_fields(event: UsageEvent) -> int:
         raise InvalidField("occurred_at", "lies outside the years 1970 to 9999")
     if (event.meter is None) == (event.event_type is None):
         raise InvalidField("meter", "exactly one of meter and event_type is needed")
-    for field in ("meter", "event_type", "feature", "model"):
-        if (text := getattr(event, field)) is not None:
-            _check_text(field, text, LABEL_BYTES_MAX)
+    if event.meter is not None:
+        _check_text("meter", event.meter, LABEL_BYTES_MAX)
+    if event.event_type is not None:
+        _check_text("event_type", event.event_type, LABEL_BYTES_MAX)
+    if event.feature is not None:
+        _check_text("feature", event.feature, LABEL_BYTES_MAX)
+    if event.model is not None:
+        _check_text("model", event.model, LABEL_BYTES_MAX)
     if event.status not in _STATUSES:
         raise InvalidField("status", f"{event.status[:48]!a} is neither succeeded nor failed")
     if event.tags or event.properties:
@@ -82,23 +91,24 @@ def measured(event: UsageEvent, quantity_nano: int, catalog: Catalog) -> tuple[t
         meter = catalog.meters.get(event.meter)
         return () if meter is None else ((meter, quantity_nano),)
     assert event.event_type is not None, "check_fields lets exactly one of meter and event_type pass"
-    found = (
-        (meter, _value(meter.value, event, quantity_nano)) for meter in catalog.meters_of.get(event.event_type, ())
+    return tuple(
+        [
+            (meter, nano)
+            for meter in catalog.meters_of.get(event.event_type, ())
+            if (nano := _value(meter.value, event, quantity_nano)) is not None
+        ]
     )
-    return tuple((meter, nano) for meter, nano in found if nano is not None)
 
 
 def _value(value: Value, event: UsageEvent, quantity_nano: int) -> int | None:
-    match value:
-        case Value.QUANTITY:
-            return quantity_nano
-        case Value.TOTAL_TOKENS:
-            if event.input_tokens is None and event.output_tokens is None:
-                return None
-            return ((event.input_tokens or 0) + (event.output_tokens or 0)) * NANO
-        case Value.INPUT_TOKENS | Value.OUTPUT_TOKENS | Value.CACHED_TOKENS | Value.REASONING_TOKENS:
-            tokens: int | None = getattr(event, value)
-            return None if tokens is None else tokens * NANO
+    if value is _QUANTITY:
+        return quantity_nano
+    if value is _TOTAL_TOKENS:
+        if event.input_tokens is None and event.output_tokens is None:
+            return None
+        return ((event.input_tokens or 0) + (event.output_tokens or 0)) * NANO
+    tokens: int | None = getattr(event, value)  # the other values are the names of their fields
+    return None if tokens is None else tokens * NANO
 
 
 def _check_text(field: str, text: str, bytes_max: int) -> None:
@@ -127,6 +137,10 @@ def _check_labels(event: UsageEvent) -> None:
 
 
 def _check_tokens(event: UsageEvent) -> None:
+    cached, whole_input = event.cached_tokens or 0, event.input_tokens or 0
+    reasoning, whole_output = event.reasoning_tokens or 0, event.output_tokens or 0
+    if 0 <= cached <= whole_input <= TOKENS_MAX and 0 <= reasoning <= whole_output <= TOKENS_MAX:
+        return  # nearly always; what follows finds the field at fault
     for field in _TOKEN_FIELDS:
         tokens: int | None = getattr(event, field)
         if tokens is not None and not 0 <= tokens <= TOKENS_MAX:
