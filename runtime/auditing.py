@@ -14,7 +14,7 @@ from billing.quantities import plain
 from runtime.audit import Audit, UsageKey, audit_partition, compare
 from runtime.logs import Range, partitions_of, range_of, read
 from runtime.settings import Settings
-from runtime.stripe_books import accepted_usage, reported_usage
+from runtime.stripe_books import accepted_usage, reported_usage, untold_totals
 from runtime.usage import clickhouse_client
 from schemas.topics import FOLD_GROUP, LEDGER, USAGE_EVENTS
 
@@ -114,6 +114,8 @@ def _compare_books(settings: Settings, audit: Audit, ranges: list[Range], deadli
         _compare_book(audit, "clickhouse totals", usage, lambda: _book(client, _TOTALS_IN_CLICKHOUSE, {}), deadline_s)
     _compare_book(audit, "stripe intents", audit.stripe, lambda: accepted_usage(settings), deadline_s)
     _compare_book(audit, "stripe meters", audit.stripe, lambda: reported_usage(settings), deadline_s)
+    if audit.differences:
+        audit.differences += untold_totals(settings)
 
 
 def _compare_book(audit: Audit, where: str, expected: dict[UsageKey, int], book: Book, deadline_s: float) -> None:

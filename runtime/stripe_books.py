@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from billing.quantities import NANO, nano_of
-from runtime.audit import UsageKey
+from runtime.audit import Difference, UsageKey
 from runtime.logs import partitions_of, read
 from runtime.settings import Settings
-from schemas.intents import Intent, Outcome, Window, accepted_totals, decode_intent_record
+from schemas.intents import Intent, Outcome, Told, Window, decode_intent_record, reduce_intents
 from schemas.topics import STRIPE_INTENTS
 from sinks.stripe.client import StripeMeters, target_of
 
-__all__ = ["accepted_usage", "reported_usage"]
+__all__ = ["accepted_usage", "reported_usage", "stripe_key", "untold_totals"]
 
 _HOUR_S = 3_600
 _REQUEST_TIMEOUT_S = 30.0
@@ -34,13 +35,32 @@ def reported_usage(settings: Settings) -> dict[UsageKey, int]:
     return _by_customer_and_meter(asyncio.run(_reported_windows(settings, _accepted_windows(settings))))
 
 
+def untold_totals(settings: Settings) -> list[Difference]:
+    """What Stripe does not have, each with the reason: refused, not linked, or not answered yet."""
+    told = _told(settings)
+    refused = [_untold(f"stripe refused: {o.code}", o) for o in told.refused.values()]
+    unlinked = [_untold("stripe: not linked to a customer", o) for o in told.unlinked.values()]
+    pending = [_untold("stripe: no answer yet", i) for i in told.pending.values()]
+    return sorted([*refused, *unlinked, *pending])
+
+
 def stripe_key(settings: Settings) -> str | None:
     """The API key in the clear; None: dry."""
     return settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else None
 
 
 def _accepted_windows(settings: Settings) -> Windows:
-    return accepted_totals(_records(settings), target_of(stripe_key(settings)))
+    return {window: outcome.quantity for window, outcome in _told(settings).accepted.items()}
+
+
+def _told(settings: Settings) -> Told:
+    return reduce_intents(_records(settings), target_of(stripe_key(settings)))
+
+
+def _untold(where: str, record: Intent | Outcome) -> Difference:
+    hour = datetime.fromtimestamp(record.hour * _HOUR_S, UTC)
+    subject = f"{record.stripe_customer} {record.stripe_event_name} {hour:%Y-%m-%dT%H:00Z}"
+    return Difference(where, subject, record.quantity, "")
 
 
 def _records(settings: Settings) -> Iterator[Intent | Outcome]:
@@ -62,8 +82,10 @@ async def _reported_windows(settings: Settings, accepted: Windows) -> dict[Windo
         meters = await client.meters()
 
         async def ask(customer: str, event_name: str, hours: list[int]) -> dict[Window, int]:
+            if event_name not in meters:
+                return {}  # the meter is gone, and with it all that it had: a difference
+            start_s, end_s = min(hours) * _HOUR_S, (max(hours) + 1) * _HOUR_S
             async with turns:
-                start_s, end_s = min(hours) * _HOUR_S, (max(hours) + 1) * _HOUR_S
                 values = await client.hours(meters[event_name].meter_id, customer, start_s, end_s)
             windows = {Window(customer, event_name, hour): value for hour, value in values.items()}
             return {window: _exact(value, accepted.get(window)) for window, value in windows.items()}
