@@ -1,7 +1,6 @@
 """One partition of a topic turned into rows: records in, rows and the place behind them out."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 import msgspec
@@ -16,6 +15,8 @@ from sinks.clickhouse.position import Place, Position, TopicPartition, Trail
 __all__ = ["Follower", "LedgerFollower", "TotalsFollower"]
 
 _BEFORE_ALL: Final = Place(0, -1, 0)
+_UNREADABLE: Final = (LedgerGap, msgspec.MsgspecError)
+"""What says that the log lacks something, or holds what this release cannot read."""
 
 
 class Follower(Protocol):
@@ -51,18 +52,22 @@ class LedgerFollower:
         return self._trail.reached.next_offset
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
-        with _readable(self._partition, offset):
+        try:
             if not part_number(value):
                 self._fact_offset = offset
             records = list(self._reader.feed((value,)))
+        except _UNREADABLE as exc:
+            raise _broken(self._partition, offset, exc) from exc
         if records:
             self._take(records, self._fact_offset, batch)
         batch.source_bytes += len(value)
 
     def end(self, offset: int, batch: Batch) -> None:
         """The record that was open is whole, since a record's facts are committed together."""
-        with _readable(self._partition, offset):
+        try:
             records = list(self._reader.flush())
+        except _UNREADABLE as exc:
+            raise _broken(self._partition, offset, exc) from exc
         self._take(records, offset, batch)
 
     def _take(self, records: Iterable[SourceRecord], next_offset: int, batch: Batch) -> None:
@@ -90,8 +95,10 @@ class TotalsFollower:
         return self._trail.reached.next_offset
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
-        with _readable(self._partition, offset):
+        try:
             total = decode_total(value)
+        except _UNREADABLE as exc:
+            raise _broken(self._partition, offset, exc) from exc
         if isinstance(total, HourTotal):
             batch.add_hourly(from_hour_total(total))
         batch.source_bytes += len(value)
@@ -106,11 +113,5 @@ class TotalsFollower:
         batch.positions[self._partition] = self._trail.position()
 
 
-@contextmanager
-def _readable(partition: TopicPartition, offset: int) -> Iterator[None]:
-    """What the log does not hold, or this release cannot read, stops the sink: raises LedgerBroken."""
-    try:
-        yield
-    except (LedgerGap, msgspec.MsgspecError) as exc:
-        message = f"{partition} at offset {offset}: {exc}"
-        raise LedgerBroken(message) from exc
+def _broken(partition: TopicPartition, offset: int, exc: Exception) -> LedgerBroken:
+    return LedgerBroken(f"{partition} at offset {offset}: {exc}")

@@ -76,6 +76,19 @@ def test_killed_at_any_moment_under_load_it_loses_and_doubles_nothing(world: Wor
     assert_equal(world.books(), usage.model.books)
 
 
+def test_two_sinks_at_once_leave_what_one_does(world: World) -> None:
+    usage = Usage(random.Random(41))
+    usage.add(200)
+    world.produce(usage.log.take())
+    both = [world.start_sink(), world.start_sink()]
+    for _ in range(5):
+        usage.add(100)
+        world.produce(usage.log.take())
+    world.wait_caught_up()
+    assert_equal(world.books(), usage.model.books)
+    assert [sink.poll() for sink in both] == [None, None], world.sink_log()
+
+
 def _strangers(usage: Usage) -> Epoch:
     """Facts that are never committed: another history of the same offsets."""
     other = Usage(random.Random(usage.number))

@@ -16,7 +16,7 @@ from sinks.clickhouse.batch import Batch
 from sinks.clickhouse.clickhouse import SCHEMA_VERSION, ClickHouseStore, schema_statements
 from sinks.clickhouse.errors import Refused, SchemaDiffers
 from sinks.clickhouse.follow import LedgerFollower, TotalsFollower
-from sinks.clickhouse.position import Place, Position, TopicPartition
+from sinks.clickhouse.position import TopicPartition
 from sinks.clickhouse.writer import write_batch
 from tests.sinks.clickhouse.usage import Usage
 from tests.sinks.clickhouse.world import World, assert_equal
@@ -120,16 +120,6 @@ def test_a_filter_on_a_view_reaches_the_tables_index(world: World, store: ClickH
         )
         keys = explained.split("PrimaryKey")[1] if "PrimaryKey" in explained else ""
         assert "customer_id" in keys or "ReadNothing" in explained, explained
-
-
-def test_the_stored_position_is_the_furthest_whatever_came_last(store: ClickHouseStore) -> None:
-    partition = TopicPartition("ledger", 0)
-    far, near = Position(Place(50, 40, 9), Place(9, 8, 2)), Position(Place(30, 20, 5), Place(3, 2, 1))
-    for position in (near, far, near):
-        batch = Batch()
-        batch.positions[partition] = position
-        write_batch(store, batch, NEVER)
-    assert store.positions() == {partition: far}
 
 
 def test_tables_are_made_once_and_found_again(world: World, store: ClickHouseStore) -> None:

@@ -69,7 +69,7 @@ def test_a_start_goes_back_fifteen_minutes_of_log_time(world: World) -> None:
     assert_equal(world.books(), usage.model.books)
 
 
-def test_an_acknowledged_event_is_visible_within_two_seconds(world: World) -> None:
+def test_an_acknowledged_event_is_visible_soon(world: World) -> None:
     usage = Usage(random.Random(4))
     world.start_sink(settings={"interval_s": 0.5})
     world.wait_caught_up()
@@ -79,7 +79,8 @@ def test_an_acknowledged_event_is_visible_within_two_seconds(world: World) -> No
         produced_at = time.monotonic()
         expected = len(usage.model.books.events)
         wait_until(lambda: world.query("SELECT count() FROM {db}.events") == [(expected,)], "the event is visible", 20)  # noqa: B023
-        # The goal is 2 s at p99 and 0.7 s were measured; a machine that runs other tests at the same time gets more.
+        # Measured over 60 events, on two cores beside ten other busy processes: median 0.8 s, at most 1.6 s. The limit
+        # here only tells a sink that works from one that hangs: figures are for a bench.
         assert time.monotonic() - produced_at < 10
 
 
