@@ -90,9 +90,9 @@ class Stack:
         self._stop.wait()
 
     def stop_on_signals(self) -> None:
-        """Let Ctrl-C and SIGTERM end `wait`, and a start that is under way."""
+        """Let Ctrl-C and SIGTERM end `wait`, and a start that is under way; a second one kills what is left."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, lambda *_: self._on_signal())
 
     @property
     def stopping(self) -> bool:
@@ -111,7 +111,19 @@ class Stack:
         self._supervisor.stop()
         self._kafka.release()
 
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            for status in self._supervisor.status():
+                self._supervisor.kill(status.name)
+            return
+        self._stop.set()
+        # Not here: whoever waits for a part to serve is told only when that part is stopped.
+        threading.Thread(target=self._supervisor.stop, name="stop").start()
+
     def _run(self, child: Child) -> None:
+        if self._stop.is_set():
+            message = f"{child.name} was not started: the stack is ending"
+            raise StackError(message)
         self._supervisor.start(child)
         try:
             self._supervisor.wait_ready(child.name, _READY_WITHIN_S)
@@ -157,10 +169,13 @@ def run_up(data_dir: Path, port: int) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s %(child)s", stream=sys.stderr)
     with Stack(data_dir, api_port=port) as stack:
         stack.stop_on_signals()
-        for name in stack.start():
+        try:
+            for name in stack.start():
+                typer.echo(f"started {name}", err=True)
+        except StackError:
             if stack.stopping:
                 return 0
-            typer.echo(f"started {name}", err=True)
+            raise
         typer.echo(f"clickhouse {stack.settings.clickhouse_url}")
         typer.echo(f"ready {stack.api_url}")
         stack.wait()

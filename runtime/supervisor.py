@@ -134,8 +134,11 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def stop(self) -> None:
-        """Stop all children, the last one first; each gets its time to end before it is killed. Repeatable."""
-        for keeper in reversed(self._keepers.values()):
+        """Stop all children, the last one first; each gets its time to end before it is killed. Repeatable.
+
+        May run beside a `start`: a child that begins meanwhile is stopped by the next call.
+        """
+        for keeper in reversed(list(self._keepers.values())):
             keeper.stop(hurry=lambda: self._interrupts > 1)
 
     def __enter__(self) -> Self:
