@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from observe.api import ApiEvent
 
 __all__ = ["EventLog", "Keyed"]
 
-_PUMP_INTERVAL_S = 0.001
+_BUSY_INTERVAL_S = 0.001
+_IDLE_INTERVAL_S = 0.5  # errors of the library are told, and do not pile up, while nothing is sent
+_COMPLAINT_INTERVAL_S = 10.0  # a broker that is away is complained about at every try to reach it
 _LINGER_MS = 2
 _GRACE_S = 2.0  # the client library gives up on a message by itself; this is for the one that it forgets
 _QUEUE_KB_MAX = 256 * 1024
@@ -47,6 +50,7 @@ class EventLog:
         self._on_fatal = on_fatal
         self._in_flight = 0
         self._pump: asyncio.TimerHandle | None = None
+        self._complained_s = -_COMPLAINT_INTERVAL_S
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -62,6 +66,10 @@ class EventLog:
                 "error_cb": self._complain,
             }
         )
+
+    def start(self) -> None:
+        """Begin to serve the library's reports, in the running event loop."""
+        self._serve()
 
     async def append(self, records: Sequence[Keyed]) -> None:
         """Return when every record is acknowledged by all in-sync replicas.
@@ -105,16 +113,20 @@ class EventLog:
         except (BufferError, KafkaException) as exc:
             batch.cut(len(records) - handed, str(exc))
         self._in_flight += handed
-        if self._pump is None:
-            self._serve()
+        self._serve()
 
     def _serve(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
         self._producer.poll(0)
-        again = self._in_flight > 0
-        self._pump = asyncio.get_running_loop().call_later(_PUMP_INTERVAL_S, self._serve) if again else None
+        interval_s = _BUSY_INTERVAL_S if self._in_flight else _IDLE_INTERVAL_S
+        self._pump = asyncio.get_running_loop().call_later(interval_s, self._serve)
 
     def _complain(self, error: KafkaError) -> None:
-        say(ApiEvent.KAFKA_COMPLAINED, level=logging.ERROR, reason=error.str())
+        now_s = time.monotonic()
+        if now_s - self._complained_s >= _COMPLAINT_INTERVAL_S:
+            self._complained_s = now_s
+            say(ApiEvent.KAFKA_COMPLAINED, level=logging.ERROR, reason=error.str())
         if error.fatal():
             self._on_fatal(f"Kafka's producer cannot go on: {error.str()}")
 

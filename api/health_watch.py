@@ -15,7 +15,7 @@ from api.key_ring import KeyRing
 from api.lag import Lag, LagGauge, LogUnreachable
 from api.say import say
 from observe.api import ApiEvent
-from schemas.topics import FOLD_GROUP, LEDGER, USAGE_EVENTS, USAGE_TOTALS
+from schemas.topics import LEDGER, USAGE_EVENTS, USAGE_TOTALS
 
 __all__ = ["HealthWatch"]
 
@@ -81,7 +81,7 @@ class HealthWatch:
 
     def _fold_lag(self) -> tuple[Lag | None, str | None]:
         try:
-            return self._gauge.of_group(FOLD_GROUP, USAGE_EVENTS, self._partitions), None
+            return self._gauge.of_group(USAGE_EVENTS, self._partitions), None
         except LogUnreachable as exc:
             return None, str(exc)
 

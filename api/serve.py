@@ -22,7 +22,7 @@ from api.say import say
 from api.settings import ApiSettings
 from api.usage import UsageDoor
 from observe.api import ApiEvent
-from schemas.topics import USAGE_EVENTS
+from schemas.topics import FOLD_GROUP, USAGE_EVENTS
 
 __all__ = ["run"]
 
@@ -74,7 +74,7 @@ def _app(settings: ApiSettings) -> FastAPI:
         on_fatal=_give_up,
     )
     watch = HealthWatch(
-        LagGauge(settings.bootstrap_servers),
+        LagGauge(settings.bootstrap_servers, FOLD_GROUP),
         clickhouse,
         ring,
         partitions=settings.partitions,
@@ -87,6 +87,7 @@ def _app(settings: ApiSettings) -> FastAPI:
         follower = KeyFollower(settings.bootstrap_servers, ring, _give_up)
         follower.start()
         watch.start()
+        log.start()
         say(ApiEvent.STARTED, host=settings.host, port=settings.port)
         try:
             yield
