@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def make_world(kafka: EmbeddedKafka, tmp_path: Path) -> Iterator[MakeWorld]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Seeded by the test's name; the seed shows when it fails."""
-    seed = request.node.name
+    """Seeded by the test's name, or by METERLOG_TEST_SEED for other moments; the seed shows when it fails."""
+    seed = os.environ.get("METERLOG_TEST_SEED", request.node.name)
     print(f"seed: {seed!r}")  # noqa: T201  pytest shows it with a failure
     return random.Random(seed)

@@ -21,7 +21,7 @@ def test_a_kill_at_each_gap_leaves_whole_epochs_and_the_end_is_exact(make_world:
     world = make_world(3)
     worker = world.worker("one", instance_id="one")
     for life, gap in enumerate(GAPS):
-        world.produce(make_events(rng, 2_500))
+        world.produce(make_events(rng, 1_000))
         exit_code = worker.start(die_at=gap, die_at_count=1 if life == 0 else 2).wait_exit()
         assert exit_code == -signal.SIGKILL, worker.log_tail()
         assert differences(world, complete=False) == [], f"after a kill at gap {gap!r}"

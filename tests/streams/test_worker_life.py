@@ -29,7 +29,7 @@ def test_transactions_and_their_markers_on_the_source(make_world: MakeWorld, rng
     world.produce(make_events(rng, 500))
     world.produce(make_events(rng, 100), transaction=False)
     world.produce(make_events(rng, 500), transaction=True)
-    worker = world.worker("one", records_per_epoch_max=50).start()
+    worker = world.worker("one", records_per_epoch_max=200).start()
     world.wait_all_folded(worker)
     world.produce(make_events(rng, 100), transaction=False)
     world.produce(make_events(rng, 100))
