@@ -20,7 +20,7 @@ from runtime.embedded.ports import LOOPBACK
 _log = logging.getLogger(__name__)
 RUNNING_MAX = 8  # statements at once; more wait, since each may take hundreds of megabytes
 _DRAIN_BYTES_MAX = 1 << 20
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_FORM = "multipart/form-data"  # a urlencoded body is the statement itself, as curl --data sends it
 # HTTP status by ClickHouse's code, as its server has it for the codes that clients tell apart; 500 for the others.
 _STATUS = {
     516: 403,
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         wire = read_body(self.rfile, self.headers.get("Content-Length"), self.headers.get("Transfer-Encoding"))
         body = unpacked(wire, self.headers.get("Content-Encoding"))
         content_type = self.headers.get("Content-Type", "")
-        if content_type.startswith(_FORMS):
+        if content_type.startswith(_FORM):
             parameters |= read_form(_whole(body), content_type)
             body = iter(())
         return Request(parameters, self.headers, body, may_write)

@@ -11,7 +11,6 @@ from email.message import Message
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 from runtime.embedded.clickhouse_engine import DATABASE, ClickHouseError, Engine, Result
 from runtime.embedded.errors import EmbeddedError
@@ -85,9 +84,7 @@ def is_authentic(parameters: Mapping[str, str], headers: Message, token: str) ->
 
 
 def read_form(body: bytes, content_type: str) -> dict[str, str]:
-    """The fields of a urlencoded or multipart form. Raises BadBody for files: external tables are not supported."""
-    if content_type.startswith("application/x-www-form-urlencoded"):
-        return dict(parse_qsl(body.decode(), keep_blank_values=True))
+    """The fields of a multipart form. Raises BadBody for files: external tables are not supported."""
     message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     fields: dict[str, str] = {}
     for part in message.iter_parts():

@@ -239,6 +239,12 @@ def test_headers_are_as_clients_expect_them(clickhouse: Endpoint, numbers: str) 
     assert answer.headers["X-ClickHouse-Format"] == "CSV"
 
 
+def test_a_body_that_says_it_is_a_form_is_the_statement(clickhouse: Endpoint) -> None:
+    """As curl --data sends it, and urllib."""
+    headers = authorized(clickhouse, Content_Type="application/x-www-form-urlencoded")
+    assert ask(clickhouse, "SELECT 'a=b&c+d'", headers=headers).body == b"a=b&c+d\n"
+
+
 def test_no_other_query_id_can_add_a_header(clickhouse: Endpoint) -> None:
     answer = ask(clickhouse, "SELECT 1", {"query_id": "a\r\nX-Evil: 1"})
     assert "X-Evil" not in answer.headers
