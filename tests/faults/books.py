@@ -74,6 +74,8 @@ def _read_to_ends(consumer: Consumer, left: set[int]) -> Iterator[Entry]:
         message = consumer.poll(_TIMEOUT_S)
         assert message is not None, "Kafka gives nothing more"
         error = message.error()
+        if error is None and message.partition() not in left:
+            continue  # it came behind the end that was found, and what comes with it may not be read any more
         if error is None:
             yield Entry(message.partition(), message.offset(), message.key(), message.value())
         else:

@@ -206,6 +206,19 @@ class HttpDoor(Door):
         self._keys = keys
         self.events = Events(seed, now_us, "http")
 
+    def wait_open(self) -> None:
+        """A node learns of new keys within a second; before, it knows nobody who bears them."""
+        wait_until(lambda: 401 not in map(self._status_of_nothing, self._keys.values()), "the API knows the keys")
+
+    def _status_of_nothing(self, key: str) -> int:
+        request = urllib.request.Request(self._url, b"[]", {"Authorization": f"Bearer {key}"})
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code
+
     def send_some(self, count: int) -> None:
         batch = [self.events.next() for _ in range(count)]
         for org in ORGS:

@@ -122,14 +122,14 @@ class Model:
 
     @property
     def stripe(self) -> dict[tuple[Used, int], Decimal]:
-        """What Stripe is told: per customer, meter and hour."""
+        """What Stripe is told: per customer, meter and hour. An hour of nothing need not be told."""
         told: dict[tuple[Used, int], Decimal] = {}
         for event in self.events.values():
             for meter, quantity in _measured(event).items():
                 if meter in _AT_STRIPE:
                     key = Used(event.account, meter), hour_of(event.occurred_at_us)
                     told[key] = told.get(key, Decimal(0)) + quantity
-        return told
+        return {key: quantity for key, quantity in told.items() if quantity}
 
 
 def _measured(event: Sent) -> dict[str, Decimal]:

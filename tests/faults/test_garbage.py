@@ -85,6 +85,18 @@ def test_a_producer_may_compress_as_it_likes(deployment: Deployment, make_door: 
     deployment.assert_exact(door)
 
 
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_a_record_that_is_small_packed_and_large_unpacked_stops_nobody(
+    deployment: Deployment, make_door: MakeDoor, part: str
+) -> None:
+    door = make_door(**{"compression.codec": "gzip", "message.max.bytes": "10000000"})
+    bomb = b"\0" * 5_000_000
+    door.produce(Record(bomb, b"garbage") if part == "key" else Record(b"acme/ann", bomb), partition=0)
+    door.model.send_broken("unreadable")
+    door.send_some(10)
+    deployment.assert_exact(door)
+
+
 def test_an_event_on_every_partition_counts_where_it_belongs(deployment: Deployment, make_door: MakeDoor) -> None:
     door = make_door()
     event = door.events.next()
