@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, cast
 
 from billing.errors import InvalidField
 from billing.records import UsageEvent
 from runtime.errors import CommandError
 from schemas.json_fields import Undecodable
 from schemas.mapping import check_csv_columns, from_csv_row, from_native_json
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 __all__ = ["FORMATS", "BadLine", "EventFile", "Line", "open_events"]
 
@@ -121,7 +124,13 @@ def _skip_line(file: BinaryIO, raw: bytes) -> None:
 def _csv_lines(file: BinaryIO) -> Iterator[Line]:
     # Bytes that are no UTF-8 become marks that cannot be written again, and so are found in the cell that has them.
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, strict=True)
+    try:
+        yield from _csv_rows(csv.reader(text, strict=True))
+    finally:
+        text.detach()  # else it closes the file when it is forgotten
+
+
+def _csv_rows(rows: "Reader") -> Iterator[Line]:
     columns = tuple(next(rows, ()))
     try:
         check_csv_columns(columns)
