@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from billing.catalog.types import Catalog
 from billing.facts import CommandRefused, EventRejected, Fact, Reason, StripeHourClosed, TotalClosed
@@ -19,6 +20,11 @@ from streams.port import Epoch, PartitionFold, Record, Store
 from streams.rows import StoreState
 
 __all__ = ["UsageFold", "UsagePartition"]
+
+_COPIED_BYTES_MAX: Final = 1 << 20
+"""Of a record in its dead letter, and of a key: what a topic takes, as it lies there. A producer that compresses can put
+far larger records on the topic, since Kafka weighs them packed; the ledger alone takes those whole, in parts."""
+_CUT_BYTES: Final = 64 * 1024
 
 
 class UsageFold:
@@ -84,8 +90,9 @@ class UsagePartition:
             evolve(self._state, self._catalog, fact, position, self._log_ms)
             self._publish(fact, record, position, epoch)
         source = Source(record.key, record.value, tuple(record.headers), record.timestamp, self._last_offset)
+        key = record.key if len(record.key or b"") <= _COPIED_BYTES_MAX else None
         for data in encode_facts(position, self._log_ms, source, facts):
-            epoch.ledger.append((record.key, data))
+            epoch.ledger.append((key, data))
         self._last_offset, self._last_append_ms = record.offset, record.timestamp
 
     def _incarnation(self, value: LogRecord) -> int:
@@ -134,6 +141,12 @@ class UsagePartition:
 def _dead_letter(
     reason: Reason, field: str | None, message: str, record: Record, position: Position
 ) -> tuple[bytes, bytes]:
+    key, value = record.key, record.value
+    headers = tuple(Header(name, data) for name, data in record.headers)
+    size_bytes = len(key or b"") + len(value or b"") + sum(len(h.name) + len(h.value or b"") for h in headers)
+    if size_bytes > _COPIED_BYTES_MAX:
+        message = f"{message}; it is {size_bytes} bytes, and cut here: the ledger has it whole"
+        key, value, headers = key and key[:_CUT_BYTES], value and value[:_CUT_BYTES], ()
     letter = DeadLetter(
         incarnation=position.incarnation,
         partition=position.partition,
@@ -141,10 +154,10 @@ def _dead_letter(
         reason=reason,
         message=message,
         append_ms=record.timestamp,
-        key=record.key,
-        value=record.value,
+        key=key,
+        value=value,
         field=field,
-        headers=tuple(Header(name, value) for name, value in record.headers),
+        headers=headers,
     )
     return f"{position.incarnation}/{position.partition}/{position.offset}".encode(), encode(letter)
 

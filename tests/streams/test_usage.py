@@ -118,6 +118,31 @@ def test_a_record_that_is_no_event_is_kept_whole_in_its_dead_letter() -> None:
     assert (found.key, found.value, found.reason) == (b"k", b"garbage", "unreadable")  # type: ignore[union-attr]
 
 
+BOMB = b"\0" * 5_000_000
+"""Packed by its producer it is 5 kB, which the topic takes."""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        pytest.param(b"acme/c", BOMB, (), id="value"),
+        pytest.param(BOMB, b"garbage", (), id="key"),
+        pytest.param(b"acme/c", b"garbage", (("h", BOMB),), id="header"),
+    ],
+)
+def test_a_record_larger_than_its_topic_takes_unpacked_fits_every_output(
+    key: bytes, value: bytes, headers: tuple[tuple[str, bytes], ...]
+) -> None:
+    log = [OnLog(0, None, encode(GENESIS), START_MS), OnLog(1, key, value, START_MS, headers)]
+    epoch = UsageFold(BUILTIN_CATALOG).open(0, MemoryStore()).fold(log)
+    ((_, letter),) = epoch.dead_letters
+    assert "the ledger has it whole" in decode(letter).message  # type: ignore[union-attr]
+    assert max(len(k or b"") + len(data) for k, data in [*epoch.dead_letters, *epoch.ledger]) < 2_000_000
+    reader = LedgerReader()
+    _, told = [*reader.feed(data for _, data in epoch.ledger), *reader.flush()]
+    assert (told.source.key, told.source.value, told.source.headers) == (key, value, headers)
+
+
 def test_a_partition_without_a_genesis_is_refused() -> None:
     key, value = event(1, "c", START_MS)
     with pytest.raises(NoGenesis, match="meterlog topics create"):
