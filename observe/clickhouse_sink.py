@@ -17,7 +17,7 @@ ClickHouseSinkEvent = Literal[
 
 CLICKHOUSE_SINK_EVENTS: dict[ClickHouseSinkEvent, str] = {
     "sink.clickhouse.started": "It follows its topics. database, begins_at (offset by topic/partition).",
-    "sink.clickhouse.batch_written": "Rows, then positions, are stored (debug). rows (by table), positions, took_ms.",
+    "sink.clickhouse.batch_written": "Rows, then positions, are stored (debug). rows, positions, took_ms.",
     "sink.clickhouse.clickhouse_unavailable": "ClickHouse could not take part; tried again. doing, error, attempt, retry_in_s.",
     "sink.clickhouse.kafka_unavailable": "Kafka could not be read; tried again. error; at a start doing, attempt, retry_in_s.",
     "sink.clickhouse.recovered": "What had been unavailable is done. doing, attempts.",

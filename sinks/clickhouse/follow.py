@@ -20,11 +20,10 @@ _UNREADABLE: Final = (LedgerGap, msgspec.MsgspecError)
 
 
 class Follower(Protocol):
-    """Follows one partition; what it was fed is either in the batch, or not yet behind the batch's position."""
+    """Follows one partition. What it was fed lies either before its position, its rows in a batch, or behind."""
 
-    @property
-    def starts_at(self) -> int:
-        """Offset of the first record to feed."""
+    def position(self) -> Position:
+        """How far it is. At first, the place of the first record to feed."""
         ...
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
@@ -47,9 +46,8 @@ class LedgerFollower:
         self._fact_offset = start.next_offset
         """Where the fact begins whose part was fed last: a fact in parts lies on several offsets."""
 
-    @property
-    def starts_at(self) -> int:
-        return self._trail.reached.next_offset
+    def position(self) -> Position:
+        return self._trail.position()
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
         try:
@@ -78,7 +76,6 @@ class LedgerFollower:
                 batch.add(table, row)
             source_offset, log_ms = record.position.offset, record.log_ms
         self._trail.pass_by(Place(next_offset, source_offset, log_ms))
-        batch.positions[self._partition] = self._trail.position()
 
 
 class TotalsFollower:
@@ -90,9 +87,8 @@ class TotalsFollower:
         self._partition = partition
         self._trail = Trail(start._replace(next_offset=max(start.next_offset, log_start)), rewind_ms)
 
-    @property
-    def starts_at(self) -> int:
-        return self._trail.reached.next_offset
+    def position(self) -> Position:
+        return self._trail.position()
 
     def feed(self, offset: int, value: bytes, written_ms: int, batch: Batch) -> None:
         try:
@@ -102,15 +98,10 @@ class TotalsFollower:
         if isinstance(total, HourTotal):
             batch.add_hourly(from_hour_total(total))
         batch.source_bytes += len(value)
-        self._pass_by(offset + 1, written_ms, batch)
+        self._trail.pass_by(Place(offset + 1, -1, max(written_ms, self._trail.reached.log_ms)))
 
     def end(self, offset: int, batch: Batch) -> None:
-        self._pass_by(offset, self._trail.reached.log_ms, batch)
-
-    def _pass_by(self, next_offset: int, written_ms: int, batch: Batch) -> None:
-        log_ms = max(written_ms, self._trail.reached.log_ms)
-        self._trail.pass_by(Place(next_offset, -1, log_ms))
-        batch.positions[self._partition] = self._trail.position()
+        self._trail.pass_by(Place(offset, -1, self._trail.reached.log_ms))
 
 
 def _broken(partition: TopicPartition, offset: int, exc: Exception) -> LedgerBroken:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from billing.facts import Entry, EventCounted, EventDuplicate, EventRejected, TotalClosed
+from billing.facts import EventCounted, EventDuplicate, EventRejected, TotalClosed
 from billing.periods import HOUR_S
 from billing.quantities import nano_of
 from billing.records import Position as SourcePosition
@@ -14,13 +14,29 @@ from schemas.totals import HourTotal, version_number
 from sinks.clickhouse.position import Place, Position, TopicPartition
 from sinks.clickhouse.tables import DUPLICATES, EVENTS, HOURLY, REJECTED, Table
 
-__all__ = ["HourlyRow", "Row", "from_hour_total", "from_position_row", "from_source_record", "to_position_row"]
+__all__ = [
+    "CountedEvent",
+    "HourlyRow",
+    "Row",
+    "from_hour_total",
+    "from_position_row",
+    "from_source_record",
+    "to_position_row",
+]
 
 Row = tuple[Any, ...]
 
 _NOTHING_SENT: Row = ("", "", "", "", (), {}, None, None, None, None)
 _TIME_US_MIN, _TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_999_999
 """1900-01-01 and the end of 2299: what DateTime64 can hold."""
+
+
+class CountedEvent(NamedTuple):
+    """The rows of one counted event: one for each entry, and what they share."""
+
+    shared: Row
+    entries: tuple[Row, ...]
+    """Meter, quantity in nano-units, and Stripe's name of the meter (empty: Stripe gets nothing of it)."""
 
 
 class HourlyRow(NamedTuple):
@@ -46,13 +62,12 @@ class HourlyRow(NamedTuple):
 def from_source_record(record: SourceRecord) -> Iterator[tuple[Table, Row]]:
     """The rows that a source record causes, each with its table. What is no usage event causes none but closed totals.
 
-    A counted event gives a row for each meter; a refused or repeated one gives one row.
+    A counted event gives a CountedEvent, a refused or repeated one a row, a closed total an HourlyRow.
     """
     for fact in record.facts:
         match fact:
             case EventCounted():
-                for row in _event_rows(fact, record):
-                    yield EVENTS, row
+                yield EVENTS, _counted(fact, record)
             case EventDuplicate():
                 org, customer_id = _split(fact.account)
                 yield (
@@ -94,12 +109,14 @@ def from_position_row(row: Iterable[Any]) -> tuple[TopicPartition, Position]:
     return TopicPartition(topic, partition), Position(Place(*places[:3]), Place(*places[3:]))
 
 
-def _event_rows(fact: EventCounted, record: SourceRecord) -> Iterator[Row]:
+def _counted(fact: EventCounted, record: SourceRecord) -> CountedEvent:
     event = decode_record(record.source.value)
     assert isinstance(event, UsageEvent), f"{record.position}: what was counted is no usage event"
-    whose = _split(fact.account)
-    identity = _identity(record.position)
-    common = (
+    shared = (
+        *_split(fact.account),
+        fact.occurred_at_us,
+        fact.event_id,
+        *_identity(record.position),
         fact.feature,
         fact.model,
         fact.hour * HOUR_S,
@@ -107,21 +124,11 @@ def _event_rows(fact: EventCounted, record: SourceRecord) -> Iterator[Row]:
         fact.booking_day,
         record.log_ms,
         fact.stripe_customer,
+        fact.payload_digest,
+        *_sent(event),
     )
-    sent = _sent(event)
-    for entry in fact.entries:
-        yield (
-            *whose,
-            entry.meter,
-            fact.occurred_at_us,
-            fact.event_id,
-            *identity,
-            nano_of(entry.quantity),
-            *common,
-            _stripe_event_name(entry),
-            fact.payload_digest,
-            *sent,
-        )
+    entries = [(entry.meter, nano_of(entry.quantity), entry.stripe_event_name or "") for entry in fact.entries]
+    return CountedEvent(shared, tuple(entries))
 
 
 def _rejected_row(fact: EventRejected, record: SourceRecord) -> Row:
@@ -185,10 +192,6 @@ def _split(account: str | None) -> tuple[str, str]:
 
 def _identity(position: SourcePosition) -> tuple[int, int, int]:
     return position.incarnation, position.partition, position.offset
-
-
-def _stripe_event_name(entry: Entry) -> str:
-    return entry.stripe_event_name or ""
 
 
 def _storable_us(time_us: int) -> int | None:

@@ -1,9 +1,10 @@
 """The sink's process: reads the ledger and the totals, and keeps ClickHouse's tables equal to them."""
 
+import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from sinks.clickhouse.background import in_background, is_done
@@ -34,7 +35,12 @@ def run(settings: SinkSettings, stop: threading.Event) -> int:
     """Run until `stop` is set: the exit code, 0 then, or EXIT_CODE when going on would make wrong tables.
 
     Servers that are away are waited for. What is not stored when it ends, however it ends, the next start stores.
+    To be a process's main: it changes how the process collects garbage.
     """
+    # A batch is some 100,000 objects without a cycle. With the default of 700 the collector walked them again and again:
+    # 14 us an event for putting source records together instead of 4.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     return run_over(ClickHouseStore(settings), settings, stop)
 
 
@@ -67,7 +73,7 @@ def _run(store: Store, settings: SinkSettings, stop: threading.Event, write: Wri
             lambda: source.spans(topics), doing="read topics", event="sink.clickhouse.kafka_unavailable", stop=stop
         )
         followers = _followers(settings, spans, stored)
-        begins_at = {partition: follower.starts_at for partition, follower in followers.items()}
+        begins_at = {partition: follower.position().reached.next_offset for partition, follower in followers.items()}
         source.begin(begins_at)
         say(
             "sink.clickhouse.started",
@@ -122,6 +128,7 @@ def _follow(
 ) -> None:
     """Read, and hand a batch over when it is due, until `stop` is set."""
     batch, handed_over_at = Batch(), 0.0
+    handed_over: Mapping[TopicPartition, Position] = {}
     while not stop.is_set():
         for item in source.poll():
             match item:
@@ -133,9 +140,12 @@ def _follow(
         while is_full and not writer.is_free(_LOOK_S) and not stop.is_set():
             pass
         is_due = is_full or time.monotonic() - handed_over_at >= settings.interval_s
-        if is_due and batch.positions and writer.is_free():
+        if not is_due or not writer.is_free():
+            continue
+        batch.positions = {partition: follower.position() for partition, follower in followers.items()}
+        if batch.positions != handed_over:
             writer.start(batch)
-            batch, handed_over_at = Batch(), time.monotonic()
+            batch, handed_over, handed_over_at = Batch(), batch.positions, time.monotonic()
     _finish(writer, batch)
 
 

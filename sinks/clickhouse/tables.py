@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["DUPLICATES", "EVENTS", "HOURLY", "POSITIONS", "REJECTED", "Column", "Table", "to_arrow"]
+__all__ = ["DUPLICATES", "EVENTS", "HOURLY", "POSITIONS", "REJECTED", "Column", "Table", "events_to_arrow", "to_arrow"]
 
 # A row has its columns' values in the columns' order; names of times and amounts end in the unit that the row has.
 _TEXT: Final = pa.string()
@@ -52,28 +52,26 @@ _SENT: Final = (
 )
 _POSITION: Final = (Column("incarnation", pa.uint16()), Column("partition", pa.uint32()), Column("offset", pa.uint64()))
 
-EVENTS: Final = Table(
-    "usage_events",
-    (
-        Column("org", _TEXT),
-        Column("customer_id", _TEXT),
-        Column("meter", _TEXT),
-        Column("occurred_at", _MICROS),
-        Column("event_id", _TEXT),
-        *_POSITION,
-        Column("quantity", _QUANTITY),
-        Column("feature", _TEXT),
-        Column("model", _TEXT),
-        Column("hour", _SECONDS),
-        Column("billing_start", _SECONDS),
-        Column("booking_day", _DAY),
-        Column("accepted_at", _MILLIS),
-        Column("stripe_customer", _TEXT),
-        Column("stripe_event_name", _TEXT),
-        Column("payload_digest", _BYTES16),
-        *_SENT,
-    ),
+# Of a counted event's rows these differ, and all other columns are the same.
+_ENTRY: Final = (Column("meter", _TEXT), Column("quantity", _QUANTITY), Column("stripe_event_name", _TEXT))
+_COUNTED: Final = (
+    Column("org", _TEXT),
+    Column("customer_id", _TEXT),
+    Column("occurred_at", _MICROS),
+    Column("event_id", _TEXT),
+    *_POSITION,
+    Column("feature", _TEXT),
+    Column("model", _TEXT),
+    Column("hour", _SECONDS),
+    Column("billing_start", _SECONDS),
+    Column("booking_day", _DAY),
+    Column("accepted_at", _MILLIS),
+    Column("stripe_customer", _TEXT),
+    Column("payload_digest", _BYTES16),
+    *_SENT,
 )
+
+EVENTS: Final = Table("usage_events", (*_ENTRY, *_COUNTED))
 REJECTED: Final = Table(
     "usage_rejected",
     (
@@ -136,9 +134,23 @@ POSITIONS: Final = Table(
 
 def to_arrow(table: Table, rows: Iterable[Sequence[Any]]) -> pa.Table:
     """The rows (at least one), whose values are in the order of the table's columns. Raises where a value does not fit."""
-    columns = list(zip(*rows, strict=True))
-    arrays = [_array(column.kind, values) for column, values in zip(table.columns, columns, strict=True)]
-    return pa.table(arrays, names=[column.name for column in table.columns])
+    return _to_arrow(table.columns, rows)
+
+
+def events_to_arrow(counted: Sequence[Sequence[Any]], entries: Sequence[Sequence[Sequence[Any]]]) -> pa.Table:
+    """Rows of `EVENTS`: for each counted event one row for each of its entries.
+
+    What an event's rows share is turned into Arrow once and repeated there, which costs a tenth of doing it in Python.
+    """
+    repeated = pa.array([index for index, some in enumerate(entries) for _ in some], pa.int64())
+    rows = _to_arrow(_COUNTED, counted).take(repeated)
+    own = _to_arrow(_ENTRY, [entry for some in entries for entry in some])
+    return pa.table([*own.columns, *rows.columns], names=[column.name for column in EVENTS.columns])
+
+
+def _to_arrow(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> pa.Table:
+    arrays = [_array(column.kind, values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)]
+    return pa.table(arrays, names=[column.name for column in columns])
 
 
 def _array(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:

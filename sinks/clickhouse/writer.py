@@ -76,10 +76,4 @@ class BackgroundWriter:
         self._write(batch)
         took_ms = round((time.monotonic() - started) * 1_000)
         positions = {str(key): position.reached.next_offset for key, position in batch.positions.items()}
-        say(
-            "sink.clickhouse.batch_written",
-            logging.DEBUG,
-            rows=batch.counts(),
-            positions=positions,
-            took_ms=took_ms,
-        )
+        say("sink.clickhouse.batch_written", logging.DEBUG, rows=batch.row_count, positions=positions, took_ms=took_ms)

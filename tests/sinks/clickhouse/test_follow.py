@@ -87,9 +87,14 @@ def follow(
         TOTALS: TotalsFollower(TOTALS, stored.get(TOTALS), rewind_ms, 0),
     }
     left = {
-        partition: [record for record in records if record[0] >= followers[partition].starts_at]
+        partition: [record for record in records if record[0] >= followers[partition].position().reached.next_offset]
         for partition, records in ((LEDGER, ledger), (TOTALS, totals))
     }
+
+    def hand_over(batch: Batch) -> None:
+        batch.positions = {partition: follower.position() for partition, follower in followers.items()}
+        write(store, batch, NEVER)
+
     batch = Batch()
     while any(left.values()):
         partition = rng.choice([partition for partition in left if left[partition]])
@@ -98,9 +103,9 @@ def follow(
         if not left[partition]:
             followers[partition].end(offset + 2, batch)
         if rng.random() < 0.05:
-            write(store, batch, NEVER)
+            hand_over(batch)
             batch = Batch()
-    write(store, batch, NEVER)
+    hand_over(batch)
 
 
 def rows_of(store: MemoryStore) -> dict[str, set[Any]]:
@@ -205,17 +210,16 @@ def test_a_start_never_begins_within_a_fact_in_parts() -> None:
     assert len(records) == 8, "genesis, four events, the first one opens the account, two come in two parts"
 
     places = set[int]()
-    follower, batch = LedgerFollower(LEDGER, None, 0), Batch()
+    follower = LedgerFollower(LEDGER, None, 0)
     for offset, value in records:
-        follower.feed(offset, value, START_MS, batch)
-        if LEDGER in batch.positions:
-            position = batch.positions[LEDGER]
-            places.add(position.reached.next_offset)
-            again = LedgerFollower(LEDGER, Position(position.reached, position.reached), 0)
-            for later_offset, later in records:
-                if later_offset >= again.starts_at:
-                    again.feed(later_offset, later, START_MS, Batch())
-    assert len(places) == 4
+        follower.feed(offset, value, START_MS, Batch())
+        reached = follower.position().reached
+        places.add(reached.next_offset)
+        again = LedgerFollower(LEDGER, Position(reached, reached), 0)
+        for later_offset, later in records:
+            if later_offset >= reached.next_offset:
+                again.feed(later_offset, later, START_MS, Batch())
+    assert len(places) == 5, "the beginning, and before each event"
 
 
 def test_a_trail_goes_back_at_least_as_far_as_told_and_little_further() -> None:

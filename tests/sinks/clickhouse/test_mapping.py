@@ -12,6 +12,7 @@ from billing.records import Command, UsageEvent
 from schemas.codec import encode
 from schemas.ledger import SourceRecord
 from schemas.totals import HourTotal, version_number
+from sinks.clickhouse.batch import Batch
 from sinks.clickhouse.mapping import from_hour_total, from_position_row, from_source_record, to_position_row
 from sinks.clickhouse.position import Place, Position, TopicPartition
 from sinks.clickhouse.tables import DUPLICATES, EVENTS, HOURLY, REJECTED, Table, to_arrow
@@ -32,7 +33,12 @@ def log() -> FoldLog:
 
 def rows(record: SourceRecord) -> list[tuple[Table, dict[str, Any]]]:
     """As the store gets them, through Arrow."""
-    return [(table, to_arrow(table, [row]).to_pylist()[0]) for table, row in from_source_record(record)]
+    batch = Batch()
+    for table, row in from_source_record(record):
+        batch.add(table, row)
+    found = [(table, row) for table, arrow in batch.tables() for row in arrow.to_pylist()]
+    assert batch.row_count == len(found)
+    return found
 
 
 def test_a_counted_event_has_a_row_for_each_of_its_meters() -> None:
@@ -84,6 +90,31 @@ def test_a_failed_call_shows_the_tokens_that_it_cost() -> None:
     ((table, row),) = rows(log().add_event("acme", event(status="failed", input_tokens=900), NOW_MS))
     assert table is REJECTED
     assert (row["reason"], row["field"], row["input_tokens"], row["quantity"]) == ("failed_call", "status", 900, "1")
+
+
+def test_events_in_one_batch_keep_their_own_values() -> None:
+    usage, batch = log(), Batch()
+    sent = [
+        event(
+            event_id=f"e-{n}",
+            meter=None,
+            event_type="llm.call",
+            input_tokens=n or None,
+            properties={"n": str(n)},
+            tags=("t",) * n,
+        )
+        for n in range(5)
+    ]
+    for each in sent:
+        for table, row in from_source_record(usage.add_event("acme", each, NOW_MS)):
+            batch.add(table, row)
+    ((table, arrow),) = batch.tables()
+    assert table is EVENTS
+    assert [(row["event_id"], row["meter"], row["properties"], len(row["tags"])) for row in arrow.to_pylist()] == [
+        (f"e-{n}", meter, [("n", str(n))], n)
+        for n in range(5)
+        for meter in (("calls", "tokens", "input_tokens") if n else ("calls",))
+    ]
 
 
 @pytest.mark.parametrize("value", [None, b"", b"garbage"], ids=["no value", "empty", "garbage"])

@@ -49,6 +49,7 @@ def batch_of(usage: Usage, *, totals_in_order: bool = True) -> Batch:
         for offset, value in enumerate(mine):
             ledger.feed(offset, value, usage.now_ms, batch)
         ledger.end(len(mine), batch)
+        batch.positions = {**batch.positions, TopicPartition("ledger", number): ledger.position()}
     totals = TotalsFollower(TopicPartition("totals", 0), None, 0, 0)
     records = epoch.totals if totals_in_order else epoch.totals[::-1]
     for offset, (_, _, value) in enumerate(records):

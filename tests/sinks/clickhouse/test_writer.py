@@ -37,7 +37,7 @@ def batch(position: Position = FAR) -> Batch:
     made = Batch()
     made.add(DUPLICATES, ("acme", "c", 5, 1, 0, 7, "e", 3))
     made.add_hourly(total(1))
-    made.positions[LEDGER] = position
+    made.positions = {LEDGER: position}
     return made
 
 
