@@ -78,17 +78,25 @@ class PartitionTable:
         self._db.write(batch)
 
     def wipe(self) -> None:
-        """Forget every row; the changelog has them."""
+        """Forget every row; the changelog has them.
+
+        Moved away first, which is one step: of files that a kill left half deleted RocksDB opens no database again.
+        """
         self.close()
-        shutil.rmtree(self._path)
+        self._path.rename(self._doomed)
         self._db = self._open()
 
     def close(self) -> None:
         self._db.close()
         del self._db  # RocksDB's lock goes with the last reference
 
+    @property
+    def _doomed(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.wiped")
+
     def _open(self) -> rocksdict.Rdict:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._doomed, ignore_errors=True)
         return rocksdict.Rdict(str(self._path), options=_rocksdb_options(self._cache))
 
 

@@ -66,6 +66,26 @@ def test_a_wiped_table_is_new(files: TableFiles) -> None:
     assert table.applied is None
 
 
+@pytest.mark.parametrize("victim", ["CURRENT", "MANIFEST-*", "*.log"])
+def test_a_kill_within_a_wipe_leaves_a_table_that_opens(tmp_path: Path, victim: str) -> None:
+    """Killed when the first of its files is gone."""
+    script = (
+        "import os, pathlib, shutil, signal; from streams.tables import Applied, TableFiles\n"
+        "def die(path, **_):\n"
+        "    if path.exists():\n"
+        f"        next(path.glob({victim!r})).unlink(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "shutil.rmtree = die\n"
+        f"t = TableFiles(pathlib.Path({str(tmp_path)!r}), {CACHE_BYTES}).get('accounts', 0)\n"
+        "t.apply([(b'k', b'v')], Applied(1, 0))\n"
+        "t.wipe()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    table = TableFiles(tmp_path, CACHE_BYTES).get("accounts", 0)
+    assert table.applied is None
+    assert table.get_many([b"k"]) == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["accounts-0"]
+
+
 def test_a_killed_process_leaves_whole_batches(tmp_path: Path) -> None:
     """Written, and killed before anything was flushed or closed: the batch is there, its position with it."""
     script = (
