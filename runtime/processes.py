@@ -61,7 +61,7 @@ def run_worker_process(settings: Settings) -> int:
     )
 
     async def tick(engine: Engine) -> None:
-        await Ticker(engine.partitions, engine.append, now_ms).run()  # type: ignore[arg-type]
+        await Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers).run()  # type: ignore[arg-type]
 
     return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
 

@@ -150,6 +150,18 @@ class Engine:
         """The owned partitions that may be given more."""
         return [number for number, owned in self._owned.items() if not owned.is_full]
 
+    def ends_in_markers(self, number: int) -> bool:
+        """Whether all records of an owned partition are folded, and offsets that hold none lie behind the last one.
+
+        Transactions leave such offsets. Once retention has taken them, nobody can tell them from records that were
+        lost: a position before them must move on while they are there.
+        """
+        owned = self._owned.get(number)
+        if owned is None or owned.behind_count:
+            return False
+        position = owned.fold.next_offset
+        return position is not None and position < owned.read_offset
+
     async def drain(self) -> None:
         """Let the epochs in flight end, then own nothing.
 

@@ -1,4 +1,9 @@
-"""Appends ticks: a partition's owner says that time has passed, once a second while something is due."""
+"""Appends ticks: a partition's owner says that time has passed, once a second while something is due.
+
+And once behind each transaction that ends a partition: its marker is an offset without a record, so the position stays
+before it. Were retention to take it so (a partition that has its genesis alone), the position would lie before the log's
+start, as it does when records were lost, and no worker would take the partition again.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +38,16 @@ class Ticker:
         partitions: Mapping[int, DuePartition],
         append: Callable[[int, bytes], Awaitable[int]],
         now_ms: Callable[[], int],
+        ends_in_markers: Callable[[int], bool],
     ) -> None:
-        """`append(partition, value)` puts a record on the log and gives its offset."""
+        """`append(partition, value)` puts a record on the log and gives its offset.
+
+        `ends_in_markers(partition)`: nothing waits to be folded, and the log goes on behind the position all the same.
+        """
         self._partitions = partitions
         self._append = append
         self._now_ms = now_ms
+        self._ends_in_markers = ends_in_markers
         self._last_tick: dict[int, int] = {}
 
     async def run(self) -> None:
@@ -47,7 +57,7 @@ class Ticker:
             await asyncio.sleep(_BACKLOG_INTERVAL_S if busy else _INTERVAL_S)
 
     async def tick_once(self) -> bool:
-        """Append a tick to each partition where something is due and whose last tick was folded; whether any was."""
+        """Append a tick to each partition that wants one and whose last tick was folded; whether any did."""
         now_ms = self._now_ms()
         due = [number for number, fold in list(self._partitions.items()) if self._wants_tick(number, fold, now_ms)]
         for number in due:
@@ -57,4 +67,4 @@ class Ticker:
     def _wants_tick(self, number: int, fold: DuePartition, now_ms: int) -> bool:
         if fold.next_offset is None or self._last_tick.get(number, -1) >= fold.next_offset:
             return False
-        return fold.is_due(now_ms)
+        return self._ends_in_markers(number) or fold.is_due(now_ms)
