@@ -73,7 +73,7 @@ def up(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Where everything is kept, and continues.")] = Path(
         ".meterlog"
     ),
-    port: Annotated[int, typer.Option("--port", help="The API's port; 0 picks a free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="The API's port; 0 picks a free one.")] = 8080,
 ) -> None:
     """The embedded stack in the foreground, until Ctrl-C."""
     from runtime.stack import run_up
@@ -93,7 +93,7 @@ def worker(data_dir: DataDir = None) -> None:
 def api(
     data_dir: DataDir = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="Port to listen on.")] = None,
 ) -> None:
     """Serve the HTTP API."""
     from runtime.processes import run_api_process

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.errors import BrokerError
 
-__all__ = ["LogRecord", "Range", "partitions_of", "range_of", "read"]
+__all__ = ["LogRecord", "Range", "explained", "partitions_of", "range_of", "read"]
 
 _TIMEOUT_S = 15.0
 _POLL_S = 0.5
@@ -92,6 +92,16 @@ def _patiently(ask: Callable[[], T]) -> T:
 
 
 @contextmanager
+def explained(bootstrap_servers: str) -> Iterator[None]:
+    """What Kafka's client raises becomes a BrokerError that names the address."""
+    try:
+        yield
+    except KafkaException as exc:
+        message = f"Kafka at {bootstrap_servers}: {exc.args[0].str()}"
+        raise BrokerError(message) from exc
+
+
+@contextmanager
 def _consumer(bootstrap_servers: str) -> Iterator[Consumer]:
     """A consumer that is closed at the end; what the broker refuses becomes a BrokerError."""
     consumer = Consumer(
@@ -106,9 +116,7 @@ def _consumer(bootstrap_servers: str) -> Iterator[Consumer]:
         }
     )
     try:
-        yield consumer
-    except KafkaException as exc:
-        message = f"Kafka at {bootstrap_servers}: {exc.args[0].str()}"
-        raise BrokerError(message) from exc
+        with explained(bootstrap_servers):
+            yield consumer
     finally:
         consumer.close()

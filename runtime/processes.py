@@ -47,6 +47,7 @@ def set_up_logging() -> None:
 def run_worker_process(settings: Settings) -> int:
     """`meterlog worker`: the fold, and the ticks of the partitions that it owns."""
     from streams.engine import Engine
+    from streams.errors import RefusedToStart
     from streams.options import Options
     from streams.ticker import Ticker
     from streams.usage import UsageFold
@@ -63,7 +64,10 @@ def run_worker_process(settings: Settings) -> int:
     async def tick(engine: Engine) -> None:
         await Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers).run()  # type: ignore[arg-type]
 
-    return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
+    try:
+        return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
+    except RefusedToStart as exc:
+        raise CommandError(str(exc)) from exc
 
 
 def run_api_process(settings: Settings, host: str, port: int) -> int:

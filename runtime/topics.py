@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from billing.records import Genesis
 from runtime.errors import CommandError, TopicsDiffer
-from runtime.logs import range_of
+from runtime.logs import explained, range_of
 from schemas.codec import encode
 from schemas.topics import TOPICS, USAGE_EVENTS, Topic
 
 __all__ = ["create_topics", "operator_key"]
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 15.0
 _IN_SYNC_MIN = 2
 """Replicas that must have a record before it is acknowledged, where there are three."""
 
@@ -34,14 +34,8 @@ def create_topics(bootstrap_servers: str, partitions: int, replication: int, ope
     Raises TopicsDiffer when one exists with other settings. The genesis goes to all partitions of `usage-events` in one
     transaction: killed before its commit, it never happened, and the next call writes it.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
-    existing = admin.list_topics(timeout=_TIMEOUT_S).topics
-    found = [topic for topic in TOPICS if topic.name in existing]
-    _check_existing(admin, found, {t.name: len(existing[t.name].partitions) for t in found}, partitions)
-    missing = [topic for topic in TOPICS if topic.name not in existing]
-    _create(admin, missing, partitions, replication)
-    _write_genesis(bootstrap_servers, partitions, operator_public_key)
-    return [topic.name for topic in missing]
+    with explained(bootstrap_servers):
+        return _create_topics(bootstrap_servers, partitions, replication, operator_public_key)
 
 
 def operator_key(path: Path) -> Ed25519PrivateKey:
@@ -63,6 +57,17 @@ def operator_key(path: Path) -> Ed25519PrivateKey:
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
     """The public half, 32 bytes."""
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _create_topics(bootstrap_servers: str, partitions: int, replication: int, operator_public_key: bytes) -> list[str]:
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    existing = admin.list_topics(timeout=_TIMEOUT_S).topics
+    found = [topic for topic in TOPICS if topic.name in existing]
+    _check_existing(admin, found, {t.name: len(existing[t.name].partitions) for t in found}, partitions)
+    missing = [topic for topic in TOPICS if topic.name not in existing]
+    _create(admin, missing, partitions, replication)
+    _write_genesis(bootstrap_servers, partitions, operator_public_key)
+    return [topic.name for topic in missing]
 
 
 def _create(admin: AdminClient, topics: list[Topic], partitions: int, replication: int) -> None:
