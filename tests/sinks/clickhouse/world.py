@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.embedded.clickhouse import Endpoint
@@ -122,21 +122,28 @@ class World:
 
     def ends(self) -> dict[tuple[str, int], int]:
         """The end of each partition, also of what is just being committed; a sink that is up to date has reached it."""
-        reader = Consumer(
-            {
-                "bootstrap.servers": self.settings.bootstrap_servers,
-                "group.id": "ends",
-                "isolation.level": "read_uncommitted",
-            }
-        )
+        config = {"bootstrap.servers": self.settings.bootstrap_servers, "group.id": "ends"}
+        reader = Consumer({**config, "isolation.level": "read_uncommitted"})
+        partitions = [
+            (topic, partition)
+            for topic in (self.settings.ledger_topic, self.settings.totals_topic)
+            for partition in range(self.partition_count)
+        ]
+        found: dict[tuple[str, int], int] = {}
+
+        def all_answer() -> bool:
+            """A topic that was just made has no leader for a moment."""
+            with suppress(KafkaException):
+                for topic, partition in partitions:
+                    found[topic, partition] = reader.get_watermark_offsets(TopicPartition(topic, partition), 15)[1]
+                return True
+            return False
+
         try:
-            return {
-                (topic, partition): reader.get_watermark_offsets(TopicPartition(topic, partition), 15)[1]
-                for topic in (self.settings.ledger_topic, self.settings.totals_topic)
-                for partition in range(self.partition_count)
-            }
+            wait_until(all_answer, "each partition says where it ends")
         finally:
             reader.close()
+        return found
 
     def wait_caught_up(self, process: Process | None = None, timeout_s: float = 60.0) -> None:
         ends = self.ends()
