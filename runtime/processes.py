@@ -28,7 +28,7 @@ __all__ = [
 T = TypeVar("T")
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-_CHATTY = ("aiokafka", "stripe", "faust", "mode")
+_CHATTY = ("aiokafka", "clickhouse_connect", "faust", "mode", "stripe", "urllib3")
 """Libraries that tell of each request or rebalance; what goes wrong in them is told by the room that uses them."""
 
 
