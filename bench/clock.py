@@ -12,11 +12,14 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from runtime.launch import Process
 
-__all__ = ["Cost", "Meter", "Progress", "wait_for"]
+__all__ = ["Cost", "Meter", "Progress", "RunFailed", "wait_for"]
 
 _POLL_S = 0.02  # 0.7 % of a run of 3 s; each look costs the broker about 1 ms
-
 _DEADLINE_S = 120.0
+
+
+class RunFailed(RuntimeError):
+    """A worker ended, or did not come to the end of its load in time; there is no figure."""
 
 
 class Cost(NamedTuple):
@@ -85,11 +88,11 @@ class Progress:
 
 
 def wait_for(what: str, process: Process, condition: Callable[[], bool]) -> None:
-    """Raises RuntimeError when the process has ended, or two minutes have passed."""
+    """Raises RunFailed when the process has ended, or two minutes have passed."""
     deadline_s = time.monotonic() + _DEADLINE_S
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline_s:
             state = "still runs" if process.poll() is None else f"ended with {process.returncode}"
             message = f"{what} did not happen; the process {state}"
-            raise RuntimeError(message)
+            raise RunFailed(message)
         time.sleep(_POLL_S)
