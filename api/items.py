@@ -211,11 +211,20 @@ def _binary_cloud_event(body: bytes, headers: Mapping[str, str]) -> bytes:
         msg = f"the body {why_no_json(body, exc)}"
         raise BadRequest(msg) from exc
     attributes: dict[str, Any] = {
-        name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")
+        name.removeprefix("ce-"): _unquoted(name, value) for name, value in headers.items() if name.startswith("ce-")
     }
     if data is not None:
         attributes["data"] = data
     return msgspec.json.encode(attributes)
+
+
+def _unquoted(name: str, value: str) -> str:
+    """A header's text. Bytes that are no UTF-8 must not become one and the same mark: two ids would be one."""
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError as exc:
+        msg = f"{name} is not UTF-8 in percent encoding"
+        raise BadRequest(msg, details={name: "is not UTF-8"}) from exc
 
 
 def _avro(body: bytes) -> Batch:

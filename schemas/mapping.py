@@ -134,8 +134,10 @@ CSV_COLUMNS: Final = tuple(name for name in NativeEvent.__struct_fields__ if nam
 
 
 def check_csv_columns(names: tuple[str, ...]) -> None:
-    """Raises InvalidField for a header that lacks a needed column or names one that usage events do not have."""
+    """Raises InvalidField for a header that lacks a needed column, names one twice or one that usage events do not have."""
     for name in names:
+        if names.count(name) > 1:
+            raise InvalidField(name or "(empty)", "stands twice in the header; which of the two counts cannot be told")
         if name not in CSV_COLUMNS and not name.startswith(_PROPERTY_PREFIX):
             known = ", ".join((*CSV_COLUMNS, "properties.NAME"))
             raise InvalidField(name or "(empty)", f"is not a column of usage events; those are {known}")

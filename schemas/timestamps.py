@@ -9,9 +9,10 @@ __all__ = ["parse_timestamp", "timestamp"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Go, Java and .NET write up to nine decimals by default. They are cut to microseconds, never rounded: rounding could
-# carry an event over the end of its hour. Python's own parser takes week dates and other forms that RFC 3339 has not.
+# carry an event over the end of its hour. Python's own parser takes week dates, a zone of
+# +01:99 and other forms that RFC 3339 has not.
 _RFC_3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:(\.\d{1,6})\d{0,3})?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:(\.\d{1,6})\d{0,3})?([Zz]|[+-]\d\d:[0-5]\d)?", re.ASCII
 ).fullmatch
 _HOW = "send RFC 3339 with a zone, such as 2026-11-21T13:20:00Z"
 

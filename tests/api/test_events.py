@@ -72,6 +72,15 @@ def test_cloud_events_come_in_binary_mode_too(client: httpx.Client, broker: str,
     assert (event.event_id, event.customer_id, event.event_type, event.quantity) == ("2:/sa b", "c1", "llm.call", "3")
 
 
+def test_an_attribute_of_bytes_that_are_no_text_is_refused(client: httpx.Client, broker: str, org: str) -> None:
+    """Read leniently, %FF and %FE were one id, and the second event a duplicate."""
+    for event_id in ("%FF", "%FE"):
+        headers = {f"ce-{name}": value for name, value in cloud(event_id).items()}
+        answer = send(client, as_json({"quantity": 3}), **headers)
+        assert (answer.status_code, list(answer.json()["error"]["details"])) == (400, ["ce-id"])
+    assert on_topic(broker, org) == []
+
+
 def test_gzip_is_read(client: httpx.Client, broker: str, org: str) -> None:
     packed = gzip.compress(as_json(native("a"))[:20]) + gzip.compress(as_json(native("a"))[20:])
     answer = send(client, packed, **{"Content-Encoding": "gzip"})

@@ -219,6 +219,12 @@ def test_timestamps_are_exact(text: str, at_us: int) -> None:
     assert parse_timestamp("occurred_at", text) == at_us
 
 
+@pytest.mark.parametrize("zone", ["+01:60", "+01:99", "-00:75", "+24:00"])
+def test_a_zone_that_no_clock_shows_is_refused(zone: str) -> None:
+    with pytest.raises(InvalidField, match="occurred_at"):
+        parse_timestamp("occurred_at", f"2026-11-21T13:20:00{zone}")
+
+
 @given(st.integers(0, 253_402_300_799_999))
 def test_a_written_timestamp_is_read_back(at_ms: int) -> None:
     assert parse_timestamp("t", timestamp(at_ms)) == at_ms * 1_000
@@ -341,6 +347,8 @@ def test_a_csv_header_names_only_known_columns() -> None:
         check_csv_columns((*CSV_COLUMNS, "properties"))
     with pytest.raises(InvalidField, match="customer_id"):
         check_csv_columns(("event_id", "occurred_at"))
+    with pytest.raises(InvalidField, match="quantity: stands twice"):
+        check_csv_columns((*CSV_COLUMNS, "quantity"))
 
 
 def test_the_doors_have_the_fields_of_the_record() -> None:
