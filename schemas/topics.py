@@ -19,6 +19,9 @@ __all__ = [
 _DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 _FOR_EVER: Final = "-1"
+# Retention and log time are the broker's: by its own clock a client could delete what it wrote, or be refused. A worker whose
+# clock is behind would write ids and totals that are gone before they are read; one an hour ahead could write nothing at all.
+_BROKERS_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 
 USAGE_EVENTS: Final = "usage-events"
 LEDGER: Final = "ledger"
@@ -42,16 +45,19 @@ class Topic(NamedTuple):
 
 
 def _compact(**more: str) -> dict[str, str]:
-    return {"cleanup.policy": "compact", **{name.replace("_", "."): value for name, value in more.items()}}
+    return {
+        "cleanup.policy": "compact",
+        **_BROKERS_TIME,
+        **{name.replace("_", "."): value for name, value in more.items()},
+    }
 
 
 TOPICS: Final = (
-    # LogAppendTime: retention and log time are the broker's; a producer's clock could delete its own events.
     Topic(
         USAGE_EVENTS,
         {
             "cleanup.policy": "delete",
-            "message.timestamp.type": "LogAppendTime",
+            **_BROKERS_TIME,
             "retention.ms": str(35 * _DAY_MS),
             "max.message.bytes": str(1 << 20),
         },
@@ -61,18 +67,25 @@ TOPICS: Final = (
         LEDGER,
         {
             "cleanup.policy": "delete",
+            **_BROKERS_TIME,
             "retention.ms": _FOR_EVER,
             "retention.bytes": _FOR_EVER,
             "max.message.bytes": str(2 << 20),
         },
     ),
-    Topic(USAGE_TOTALS, {"cleanup.policy": "compact,delete", "retention.ms": str(40 * _DAY_MS)}),
+    Topic(USAGE_TOTALS, {"cleanup.policy": "compact,delete", **_BROKERS_TIME, "retention.ms": str(40 * _DAY_MS)}),
     # A worker that was away longer than its tombstones live loads its tables anew; two weeks of absence are given.
     Topic(ACCOUNTS_CHANGELOG, _compact(delete_retention_ms=str(14 * _DAY_MS))),
-    Topic(SEEN_CHANGELOG, {"cleanup.policy": "compact,delete", "retention.ms": str(75 * _DAY_MS)}),
+    Topic(SEEN_CHANGELOG, {"cleanup.policy": "compact,delete", **_BROKERS_TIME, "retention.ms": str(75 * _DAY_MS)}),
     Topic(
-        DEAD_LETTERS, {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY_MS), "max.message.bytes": str(2 << 20)}
+        DEAD_LETTERS,
+        {
+            "cleanup.policy": "delete",
+            **_BROKERS_TIME,
+            "retention.ms": str(90 * _DAY_MS),
+            "max.message.bytes": str(2 << 20),
+        },
     ),
-    Topic(STRIPE_INTENTS, {"cleanup.policy": "delete", "retention.ms": str(400 * _DAY_MS)}),
+    Topic(STRIPE_INTENTS, {"cleanup.policy": "delete", **_BROKERS_TIME, "retention.ms": str(400 * _DAY_MS)}),
     Topic(CONTROL, _compact(max_compaction_lag_ms=str(_HOUR_MS)), single_partition=True),
 )
