@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.accept import check_accept
@@ -40,6 +41,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirect would be an answer outside the envelope, and loses a POST's body
     )
     _answer_errors(app, now_ms)
     app.add_api_route("/v1/events", events.post, methods=["POST"])
@@ -64,14 +66,13 @@ def _answer_errors(app: FastAPI, now_ms: Callable[[], int]) -> None:
             say(
                 ApiEvent.REQUEST_FAILED,
                 level=logging.ERROR,
-                trace=True,
                 path=request.url.path,
                 error=type(exc).__name__,
                 correlation_id=correlation,
             )
         return error_response(error, correlation, now_ms())
 
-    for kind in (ApiError, HTTPException, RequestValidationError, Exception):
+    for kind in (ApiError, ClientDisconnect, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)
 
 
@@ -90,6 +91,8 @@ def _as_api_error(request: Request, exc: Exception) -> ApiError:
             return MethodNotAllowed(msg, headers=exc.headers)
         case HTTPException(status_code=400):
             return BadRequest(str(exc.detail))
+        case ClientDisconnect():
+            return BadRequest("the connection ended before the body did")
         case _:
             return Unforeseen("something went wrong here; the log has it under this correlationId")
 

@@ -11,6 +11,6 @@ __all__ = ["say"]
 _logger = logging.getLogger("meterlog.api")
 
 
-def say(event: ApiEvent, *, level: int = logging.INFO, trace: bool = False, **fields: object) -> None:
-    """One line. `trace` adds where the exception that is being handled came from."""
-    _logger.log(level, "%s %s", event.value, msgspec.json.encode(fields).decode(), exc_info=trace)
+def say(event: ApiEvent, *, level: int = logging.INFO, **fields: object) -> None:
+    """One line."""
+    _logger.log(level, "%s %s", event.value, msgspec.json.encode(fields).decode())

@@ -27,6 +27,6 @@ class ApiEvent(StrEnum):
     HEALTH_CHANGED = "api.health_changed"
     """`status` is now this, for `reasons`."""
     REQUEST_FAILED = "api.request_failed"
-    """A request ended in a way that nobody foresaw, answered with 500: `path`, `error`."""
+    """A request ended in a way that nobody foresaw, answered with 500: `path`, `error`, `correlation_id`."""
     GAVE_UP = "api.gave_up"
     """The process ends, to be started anew: `reason`."""

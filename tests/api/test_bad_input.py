@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,11 +15,20 @@ import pytest
 
 from billing.records import UsageEvent
 from schemas.codec import encode
+from tests.api.conftest import keyed_client
 from tests.api.events import AVRO_TYPE, CLOUD_BATCH_TYPE, CLOUD_TYPE, ago, avro_fields, cloud, container, native
 from tests.api.process import ApiProcess
 
 MIB = 1024 * 1024
 JSON = "application/json"
+
+
+@pytest.fixture(scope="module")
+def client(api: ApiProcess, broker: str) -> Iterator[httpx.Client]:
+    """One for the module: nothing here looks at what arrived, and a key costs half a second."""
+    made = keyed_client(api, broker, "bad-input", "ingest", "read")
+    yield made
+    made.close()
 
 
 def as_json(value: Any) -> bytes:
@@ -207,6 +219,7 @@ def test_ten_mebibytes_are_taken(client: httpx.Client) -> None:
     [
         pytest.param("GET", "/v1/nothing", {}, 404, "NOT_FOUND", id="an unknown route"),
         pytest.param("GET", "/", {}, 404, "NOT_FOUND", id="the root"),
+        pytest.param("POST", "/v1/events/", {}, 404, "NOT_FOUND", id="a slash too many is no redirect"),
         pytest.param("GET", "/v1/events", {}, 405, "METHOD_NOT_ALLOWED", id="another method"),
         pytest.param("DELETE", "/v1/health", {}, 405, "METHOD_NOT_ALLOWED", id="health cannot be deleted"),
         pytest.param("GET", "/v1/health", {"Accept": "text/html"}, 406, "NOT_ACCEPTABLE", id="a caller of HTML"),
@@ -244,8 +257,39 @@ def test_an_unusable_correlation_id_is_replaced(client: httpx.Client) -> None:
     assert answer.json()["correlationId"].startswith("corr_")
 
 
-def test_no_bad_input_reached_the_log_of_the_process(api: ApiProcess, client: httpx.Client) -> None:
-    """Runs last in this module: nothing above was a surprise, and no key was written down."""
+def test_a_caller_that_waits_for_leave_is_told_the_limit_before_it_sends(api: ApiProcess, client: httpx.Client) -> None:
+    head = (
+        f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
+        f"Content-Type: {JSON}\r\nContent-Length: {50 * MIB}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", api.port), 30) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_caller_that_hangs_up_is_no_fault_of_ours(api: ApiProcess, client: httpx.Client) -> None:
+    head = (
+        f"POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
+        f"Content-Type: {JSON}\r\nContent-Length: 1000\r\n\r\n[half"
+    )
+    with socket.create_connection(("127.0.0.1", api.port), 30) as connection:
+        connection.sendall(head.encode())
+    assert post(client, as_json(native())).status_code == 202
+
+
+def test_none_of_it_was_a_surprise_or_wrote_down_a_key(api: ApiProcess) -> None:
+    """Stands last: it looks at what all of the above left behind."""
     assert "api.request_failed" not in api.log
     assert "Traceback" not in api.log
     assert "mk_" not in api.log
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, which this system lacks"
+)
+def test_none_of_it_took_much_memory(api: ApiProcess) -> None:
+    """A node is 100 MiB; ten million bytes of numbers, brackets or zeros must not become gigabytes."""
+    assert api.process is not None
+    status = Path(f"/proc/{api.process.pid}/status").read_text()
+    peak_kib = int(status.split("VmHWM:")[1].split()[0])
+    assert peak_kib < 512 * 1024

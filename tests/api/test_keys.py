@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.errors import KeysError
-from api.key_ring import KEY_PREFIX, KeyRing, digest_of
+from api.key_ring import KEY_PREFIX, KeyFollower, KeyRing, digest_of
 from api.keys import create_key, list_keys, revoke_key
 from schemas.codec import ApiKey, encode
 from tests.api.events import native
@@ -155,3 +155,19 @@ def test_a_key_whose_digest_changed_is_found_by_the_new_one() -> None:
     changed = ApiKey("key_1", digest_of("mk_2"), "acme", ("read",), NOW_MS)
     ring.apply(b"api_key/key_1", encode(changed), 1)
     assert (ring.find("mk_1"), ring.find("mk_2")) == (None, changed)
+
+
+def test_a_follower_that_cannot_go_on_says_so(broker: str, org: str) -> None:
+    """Else a key that is revoked from then on would stay valid."""
+
+    class Broken(KeyRing):
+        def apply(self, record_key: bytes | None, value: bytes | None, offset: int) -> None:
+            raise RuntimeError("broken")
+
+    create_key(broker, org, ["read"], NOW_MS)
+    reasons: list[str] = []
+    follower = KeyFollower(broker, Broken(), reasons.append)
+    follower.start()
+    wait_until(lambda: reasons, "the process is told to end")
+    follower.stop()
+    assert "RuntimeError" in reasons[0]
