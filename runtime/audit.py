@@ -1,27 +1,34 @@
 """The audit: every accepted event is counted, a duplicate or rejected, and every copy of the totals agrees.
 
-It reads `usage-events` and `ledger` side by side, record by record, and trusts neither the fold's tables nor its counters.
+It reads `usage-events` and `ledger` side by side, record by record, and trusts neither the fold's tables nor its counters: it
+decides every record again, from an empty state, and each fact in the ledger must be the one that the record causes.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from billing.facts import CommandRefused, EventCounted, EventDuplicate, EventRejected
+from billing.catalog.types import Catalog
+from billing.facts import CommandRefused, EventCounted, EventDuplicate, EventRejected, Fact
+from billing.fold import decide, evolve
 from billing.quantities import nano_of, plain
-from billing.records import Command, Genesis, Tick
+from billing.records import Command, Genesis, Logged, Tick
+from billing.state import MemoryState
 from runtime.logs import LogRecord, Range
 from schemas.codec import decode_record
+from schemas.intents import Window
 from schemas.ledger import LedgerReader, SourceRecord
 
-__all__ = ["Audit", "Difference", "PartitionAudit", "Usage", "UsageKey", "audit_partition", "compare"]
+__all__ = ["Audit", "Difference", "PartitionAudit", "Usage", "UsageKey", "agree", "audit_partition", "compare"]
 
 _SHOWN_OFFSETS_MAX = 20
 
+K = TypeVar("K")
+
 
 class UsageKey(NamedTuple):
-    """Whose usage of what: `account` is org/customer (for Stripe: the Stripe customer)."""
+    """Whose usage of what: `account` is org/customer."""
 
     account: str
     meter: str
@@ -59,13 +66,15 @@ class PartitionAudit:
     """In the ledger, not on the log."""
     altered: list[int] = field(default_factory=list)
     """The ledger's copy of the record is not the record."""
+    decided_otherwise: list[int] = field(default_factory=list)
+    """The record, decided again, causes other facts than the ledger has."""
 
     @property
     def holds(self) -> bool:
         return (
             self.accepted == self.counted + self.duplicate + self.rejected.total()
             and self.commands == self.commands_refused
-            and not (self.without_fact or self.without_record or self.altered)
+            and not (self.without_fact or self.without_record or self.altered or self.decided_otherwise)
         )
 
 
@@ -75,8 +84,8 @@ class Audit:
 
     partitions: list[PartitionAudit] = field(default_factory=list)
     usage: dict[UsageKey, Usage] = field(default_factory=dict)
-    stripe: dict[UsageKey, int] = field(default_factory=dict)
-    """What Stripe should have, in nano-units, by Stripe customer and meter event name."""
+    stripe: dict[Window, int] = field(default_factory=dict)
+    """What Stripe should have of each hour, in nano-units."""
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -96,13 +105,20 @@ class Audit:
 
 
 def audit_partition(
-    audit: Audit, partition: int, log: Iterable[LogRecord], ledger: Iterable[LogRecord], held: Range
+    audit: Audit,
+    catalog: Catalog,
+    partition: int,
+    log: Iterable[LogRecord],
+    ledger: Iterable[LogRecord],
+    held: Range,
 ) -> None:
     """Add one partition: the records of its log in `held`, and its ledger up to the same place.
 
-    Records that retention has taken from the log stand in the ledger as they were, and are accepted by its word.
+    Records that retention has taken from the log stand in the ledger as they were, and are accepted by its word. The
+    state that the records are decided against again is kept in memory: some 500 bytes an event.
     """
     line = PartitionAudit(partition)
+    again = _Again(catalog)
     records = iter(log)
     record = next(records, None)
     for told in _source_records(ledger):
@@ -114,7 +130,7 @@ def audit_partition(
             line.without_fact.append(record.offset)
             record = next(records, None)
         if record is not None and record.offset == offset:
-            if (record.key, record.value) != (told.source.key, told.source.value):
+            if (record.key, record.value, record.append_ms) != _as_logged(told):
                 line.altered.append(offset)
             _count_record(line, record.value)
             record = next(records, None)
@@ -122,6 +138,8 @@ def audit_partition(
             _count_record(line, told.source.value)
         else:
             line.without_record.append(offset)
+        if again.facts_of(told) != told.facts:
+            line.decided_otherwise.append(offset)
         _count_facts(audit, line, told)
     while record is not None:
         _count_record(line, record.value)
@@ -131,18 +149,39 @@ def audit_partition(
     audit.differences += _offset_differences(line)
 
 
-def compare(
-    audit: Audit,
-    where: str,
-    expected: dict[UsageKey, int],
-    found: dict[UsageKey, int],
-    show: Callable[[int], str] = plain,
-) -> None:
-    """Note each customer and meter on which another book differs from the ledger."""
-    for key in sorted(expected.keys() | found.keys()):
+def agree(expected: dict[K, int], found: dict[K, int]) -> bool:
+    """Whether two books say the same; one may leave out what the other has as nothing."""
+    return all(expected.get(key, 0) == found.get(key, 0) for key in expected.keys() | found.keys())
+
+
+def compare(audit: Audit, where: str, expected: dict[K, int], found: dict[K, int], name: Callable[[K], str]) -> None:
+    """Note each key, under its name, on which another book differs from the ledger."""
+    for key in sorted(expected.keys() | found.keys(), key=name):
         ours, theirs = expected.get(key, 0), found.get(key, 0)
         if ours != theirs:
-            audit.differences.append(Difference(where, f"{key.account} {key.meter}", show(ours), show(theirs)))
+            audit.differences.append(Difference(where, name(key), plain(ours), plain(theirs)))
+
+
+class _Again:
+    """The fold of one partition once more, over what the ledger says lay on the log."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._state = MemoryState()
+        self._log_ms = 0
+
+    def facts_of(self, told: SourceRecord) -> tuple[Fact, ...]:
+        """What the record causes after those before it."""
+        self._log_ms = max(self._log_ms, told.source.append_ms)
+        logged = Logged(decode_record(told.source.value), told.source.key, self._log_ms)
+        facts = decide(self._state, self._catalog, logged, told.position)
+        for fact in facts:
+            evolve(self._state, self._catalog, fact, told.position, self._log_ms)
+        return tuple(facts)
+
+
+def _as_logged(told: SourceRecord) -> tuple[bytes | None, bytes | None, int]:
+    return told.source.key, told.source.value, told.source.append_ms
 
 
 def _source_records(ledger: Iterable[LogRecord]) -> Iterator[SourceRecord]:
@@ -186,8 +225,8 @@ def _add_usage(audit: Audit, fact: EventCounted) -> None:
         usage.quantity_nano += nano
         usage.event_count += 1
         if entry.stripe_event_name is not None:
-            key = UsageKey(fact.stripe_customer, entry.stripe_event_name)
-            audit.stripe[key] = audit.stripe.get(key, 0) + nano
+            window = Window(fact.stripe_customer, entry.stripe_event_name, fact.hour)
+            audit.stripe[window] = audit.stripe.get(window, 0) + nano
 
 
 def _offset_differences(line: PartitionAudit) -> Iterator[Difference]:
@@ -195,6 +234,7 @@ def _offset_differences(line: PartitionAudit) -> Iterator[Difference]:
         (line.without_fact, "a fact in the ledger", "none"),
         (line.without_record, "a record on the log", "none"),
         (line.altered, "the record as it is on the log", "another"),
+        (line.decided_otherwise, "the facts that the record causes", "others"),
     ):
         for offset in offsets[:_SHOWN_OFFSETS_MAX]:
             yield Difference("ledger", f"usage-events {line.partition}/{offset}", expected, found)

@@ -214,15 +214,15 @@ def _clickhouse_table(stack: Stack) -> Table:
 
 def _stripe_table(stack: Stack) -> Table:
     """What the Stripe sink's accepted intents add up to."""
-    accepted = accepted_usage(stack.settings)
-    by_meter: dict[str, list[int]] = {}
-    for key, nano in accepted.items():
-        by_meter.setdefault(key.meter, []).append(nano)
+    by_meter: dict[str, dict[str, int]] = {}
+    for window, nano in accepted_usage(stack.settings).items():
+        customers = by_meter.setdefault(window.stripe_event_name, {})
+        customers[window.stripe_customer] = customers.get(window.stripe_customer, 0) + nano
     table = Table("meter", title="what Stripe got (dry: the built-in double of Stripe, no key is set)")
     table.add_column("customers", justify="right")
     table.add_column("quantity", justify="right")
-    for meter, quantities in sorted(by_meter.items()):
-        table.add_row(meter, str(len(quantities)), f"{sum(quantities) // NANO:,}")
+    for meter, customers in sorted(by_meter.items()):
+        table.add_row(meter, str(len(customers)), f"{sum(customers.values()) // NANO:,}")
     return table
 
 

@@ -5,34 +5,47 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from billing.fold import STRIPE_HOUR_OPEN_S
 from billing.quantities import NANO, nano_of
-from runtime.audit import Difference, UsageKey
+from runtime.audit import Difference
 from runtime.logs import partitions_of, read
 from runtime.settings import Settings
 from schemas.intents import Intent, Outcome, Told, Window, decode_intent_record, reduce_intents
 from schemas.topics import STRIPE_INTENTS
 from sinks.stripe.client import StripeMeters, target_of
 
-__all__ = ["accepted_usage", "reported_usage", "stripe_key", "untold_totals"]
+__all__ = ["accepted_usage", "covered_from_hour", "reported_usage", "stripe_key", "untold_totals"]
 
 _HOUR_S = 3_600
+_HOUR_MS = 3_600_000
 _REQUEST_TIMEOUT_S = 30.0
 _REQUESTS_AT_ONCE = 8
 
 Windows = Mapping[Window, str]
 
 
-def accepted_usage(settings: Settings) -> dict[UsageKey, int]:
-    """What Stripe acknowledged, in nano-units by Stripe customer and meter event name."""
-    return _by_customer_and_meter({window: nano_of(text) for window, text in _accepted_windows(settings).items()})
+def accepted_usage(settings: Settings) -> dict[Window, int]:
+    """What Stripe acknowledged of each hour, in nano-units."""
+    return {window: nano_of(text) for window, text in _accepted_windows(settings).items()}
 
 
-def reported_usage(settings: Settings) -> dict[UsageKey, int]:
+def reported_usage(settings: Settings) -> dict[Window, int]:
     """What the meters' own summaries say of every window that was ever accepted.
 
     Summaries are floats: one that is the nearest float of the exact total counts as that total.
     """
-    return _by_customer_and_meter(asyncio.run(_reported_windows(settings, _accepted_windows(settings))))
+    return asyncio.run(_reported_windows(settings, _accepted_windows(settings)))
+
+
+def covered_from_hour(settings: Settings) -> int | None:
+    """The first hour of which Stripe must have been told; None: it was told of nothing yet.
+
+    Stripe takes usage for 35 days back, so what lay further back when this account of Stripe's was first told stays
+    untold; and intents are kept for 400 days.
+    """
+    target = target_of(stripe_key(settings))
+    decided_ms = [r.decided_at_ms for r in _records(settings) if isinstance(r, Intent) and r.target == target]
+    return min(decided_ms) // _HOUR_MS - STRIPE_HOUR_OPEN_S // _HOUR_S if decided_ms else None
 
 
 def untold_totals(settings: Settings) -> list[Difference]:
@@ -49,6 +62,12 @@ def stripe_key(settings: Settings) -> str | None:
     return settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else None
 
 
+def name_window(window: Window) -> str:
+    """A window as a person reads it."""
+    hour = datetime.fromtimestamp(window.hour * _HOUR_S, UTC)
+    return f"{window.stripe_customer} {window.stripe_event_name} {hour:%Y-%m-%dT%H:00Z}"
+
+
 def _accepted_windows(settings: Settings) -> Windows:
     return {window: outcome.quantity for window, outcome in _told(settings).accepted.items()}
 
@@ -58,9 +77,7 @@ def _told(settings: Settings) -> Told:
 
 
 def _untold(where: str, record: Intent | Outcome) -> Difference:
-    hour = datetime.fromtimestamp(record.hour * _HOUR_S, UTC)
-    subject = f"{record.stripe_customer} {record.stripe_event_name} {hour:%Y-%m-%dT%H:00Z}"
-    return Difference(where, subject, record.quantity, "")
+    return Difference(where, name_window(record.window), record.quantity, "")
 
 
 def _records(settings: Settings) -> Iterator[Intent | Outcome]:
@@ -100,11 +117,3 @@ def _exact(value: float, accepted: str | None) -> int:
     if accepted is not None and float(accepted) == value:
         return nano_of(accepted)
     return int(Decimal(value) * NANO)
-
-
-def _by_customer_and_meter(windows: Mapping[Window, int]) -> dict[UsageKey, int]:
-    book: dict[UsageKey, int] = {}
-    for window, nano in windows.items():
-        key = UsageKey(window.stripe_customer, window.stripe_event_name)
-        book[key] = book.get(key, 0) + nano
-    return book

@@ -1,12 +1,18 @@
 """The audit finds what is lost, doubled, altered or told otherwise, and where."""
 
+from collections.abc import Callable
+
 import pytest
+from msgspec.structs import replace
 
 from billing.catalog.builtin import BUILTIN_CATALOG, LLM_CALL
+from billing.facts import Entry, EventCounted, EventRejected, Fact, Reason
 from billing.records import Genesis, Tick, UsageEvent
-from runtime.audit import Audit, UsageKey, audit_partition, compare
+from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
 from runtime.logs import LogRecord, Range
 from schemas.codec import encode
+from schemas.intents import Window
+from schemas.ledger import LedgerReader, SourceRecord, encode_facts
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
 from tests.streams.test_usage import OnLog
@@ -34,7 +40,7 @@ def ledger_of(records: list[LogRecord]) -> list[LogRecord]:
 
 def audited(records: list[LogRecord], ledger: list[LogRecord], start: int = 0, end: int = 7) -> Audit:
     audit = Audit()
-    audit_partition(audit, 0, records, ledger, Range(start, end))
+    audit_partition(audit, BUILTIN_CATALOG, 0, records, ledger, Range(start, end))
     return audit
 
 
@@ -45,7 +51,11 @@ def test_the_equation_holds_and_ticks_and_genesis_are_no_events() -> None:
     assert audit.holds
     assert audit.usage[UsageKey("acme/cust", "calls")].event_count == 2
     assert audit.usage[UsageKey("acme/cust", "tokens")].quantity_nano == 3 * 10**9
-    assert audit.stripe == {UsageKey("acme/cust", "calls"): 2 * 10**9, UsageKey("acme/cust", "tokens"): 3 * 10**9}
+    hour = NOW_MS // 3_600_000
+    assert audit.stripe == {
+        Window("acme/cust", "calls", hour): 2 * 10**9,
+        Window("acme/cust", "tokens", hour): 3 * 10**9,
+    }
 
 
 def test_an_event_that_was_never_folded_fails_the_audit() -> None:
@@ -73,6 +83,48 @@ def test_a_ledger_that_holds_another_record_than_the_log_fails_the_audit() -> No
     assert audit.partitions[0].altered == [3]
 
 
+def rewritten(
+    records: list[LogRecord], offset: int, facts: Callable[[tuple[Fact, ...]], list[Fact]]
+) -> list[LogRecord]:
+    """The ledger with other facts for one record: what a broken fold would have written."""
+    values = []
+    for told in told_by(ledger_of(records)):
+        now = facts(told.facts) if told.position.offset == offset else told.facts
+        values += encode_facts(told.position, told.log_ms, told.source, now)
+    return [LogRecord(n, KEY, value, NOW_MS) for n, value in enumerate(values)]
+
+
+def counted(facts: tuple[Fact, ...]) -> EventCounted:
+    return next(fact for fact in facts if isinstance(fact, EventCounted))
+
+
+def first_counted() -> EventCounted:
+    return counted(next(told.facts for told in told_by(ledger_of(log())) if told.position.offset == 2))
+
+
+def told_by(ledger: list[LogRecord]) -> list[SourceRecord]:
+    reader = LedgerReader()
+    return [*reader.feed(record.value or b"" for record in ledger), *reader.flush()]
+
+
+@pytest.mark.parametrize(
+    ("offset", "facts"),
+    [
+        (4, lambda _: [first_counted()]),
+        (3, lambda facts: [replace(counted(facts), entries=(Entry("calls", "999", "calls"),))]),
+        (3, lambda _: [EventRejected(Reason.TOO_OLD, "occurred_at", "it is not", "acme/cust", "e-2", None)]),
+        (3, lambda facts: [*facts, *facts]),
+    ],
+    ids=["a repeat counted again", "another quantity", "a good event refused", "two verdicts on one event"],
+)
+def test_a_fact_that_the_record_does_not_cause_fails_the_audit(
+    offset: int, facts: Callable[[tuple[Fact, ...]], list[Fact]]
+) -> None:
+    audit = audited(log(), rewritten(log(), offset, facts))
+    assert not audit.holds
+    assert audit.partitions[0].decided_otherwise[0] == offset
+
+
 def test_records_that_retention_took_are_accepted_by_the_ledgers_word() -> None:
     records = log()
     audit = audited([r for r in records if r.offset >= 4], ledger_of(records), start=4)
@@ -98,6 +150,13 @@ def test_what_came_after_the_audit_began_is_left_out() -> None:
 )
 def test_a_book_that_differs_is_named(found: dict[UsageKey, int], subject: str) -> None:
     audit = Audit()
-    compare(audit, "clickhouse", {UsageKey("a/b", "calls"): 2}, found)
+    compare(audit, "clickhouse", {UsageKey("a/b", "calls"): 2}, found, lambda key: f"{key.account} {key.meter}")
     assert [difference.subject for difference in audit.differences] == [subject]
     assert not audit.holds
+
+
+def test_a_book_without_zeros_agrees_with_one_that_has_them() -> None:
+    """Stripe is not told of an hour of nothing; an audit that took that for a delay would wait for it in vain."""
+    calls, images = UsageKey("a/b", "calls"), UsageKey("a/b", "images")
+    assert agree({calls: 2, images: 0}, {calls: 2})
+    assert not agree({calls: 2, images: 0}, {images: 0})
