@@ -14,7 +14,13 @@ __all__ = ["LogRecord", "Range", "explained", "partitions_of", "range_of", "read
 _TIMEOUT_S = 15.0
 _POLL_S = 0.5
 _RETRY_S = 0.05
-_SOON = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+_SOON = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,  # the client's own, from metadata that were asked for too early
+    KafkaError._UNKNOWN_PARTITION,
+)
 
 T = TypeVar("T")
 

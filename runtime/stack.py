@@ -49,6 +49,7 @@ class Stack:
         self._kafka = EmbeddedKafka(self.data_dir / "kafka")
         self._supervisor = Supervisor()
         self._stop = threading.Event()
+        self._making_topics = threading.Lock()
         self._stripe_send_interval_s = stripe_send_interval_s
         self._worker_command = worker_command
         if api_port and not ports.is_free(api_port):
@@ -79,7 +80,8 @@ class Stack:
         write_stack_file(self.data_dir, self._variables())
         settings = self.settings
         key = operator_key(settings.operator_key_path)
-        create_topics(settings.bootstrap_servers, PARTITIONS, 1, public_bytes(key))
+        with self._making_topics:
+            create_topics(settings.bootstrap_servers, PARTITIONS, 1, public_bytes(key))
         for name, arguments, is_ready in self._processes():
             command = self._worker_command if name == "worker" and self._worker_command else (*_meterlog(), *arguments)
             self._run(Child(name, command, self._log(name), env=self._environment(), is_ready=is_ready))
@@ -118,7 +120,12 @@ class Stack:
             return
         self._stop.set()
         # Not here: whoever waits for a part to serve is told only when that part is stopped.
-        threading.Thread(target=self._supervisor.stop, name="stop").start()
+        threading.Thread(target=self._stop_parts, name="stop").start()
+
+    def _stop_parts(self) -> None:
+        # Topics take a second to make; asked of a Kafka that goes away meanwhile, its client would wait for 15.
+        with self._making_topics:
+            self._supervisor.stop()
 
     def _run(self, child: Child) -> None:
         if self._stop.is_set():
@@ -172,9 +179,9 @@ def run_up(data_dir: Path, port: int) -> int:
         try:
             for name in stack.start():
                 typer.echo(f"started {name}", err=True)
-        except StackError:
+        except Exception:
             if stack.stopping:
-                return 0
+                return 0  # whatever was asked of a part that was being stopped meanwhile
             raise
         typer.echo(f"clickhouse {stack.settings.clickhouse_url}")
         typer.echo(f"ready {stack.api_url}")

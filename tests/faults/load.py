@@ -57,8 +57,8 @@ class Events:
         return self._given[-1]
 
     def first(self) -> Sent:
-        """One that was never given out, and never will be."""
-        return self._new()
+        """One that was never given out, and never will be: to be broken, and so nothing else may be wrong with it."""
+        return self._new()._replace(failed=False)
 
     def again(self) -> Sent:
         """One that was given out."""
