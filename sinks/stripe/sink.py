@@ -119,7 +119,8 @@ class StripeSink:
         self._look_again_s = 0.0
         self._is_doubtful = False
         """Stripe refused something since its meters were read: one may be archived by now."""
-        self._forgot_ms = clock_ms()
+        self._forgot_ms = 0
+        """Never: the first step forgets, before it tells. Compaction may have kept rows of hours that Stripe takes no more."""
 
     async def prepare(self) -> None:
         """Know what was told, then what is to be told. Nothing is sent before both are read to their ends."""

@@ -56,6 +56,24 @@ def test_a_dry_run_says_so_and_ends_clean_and_the_next_one_sends_nothing_again(b
 
 
 @pytest.mark.broker
+def test_a_start_tells_nothing_of_hours_that_stripe_takes_no_more(broker: str, tmp_path: Path) -> None:
+    """Compaction keeps rows longer than intents are read back: an old hour looks as if nobody had told it."""
+
+    async def main() -> None:
+        fold = Fold(broker)
+        async with double(tmp_path) as found, sinks(broker, found.url, tmp_path) as processes:
+            fold.add((ADA._replace(hour=HOUR - 60 * 24), 5 * NANO), (ADA, 1 * NANO))
+            process = processes.start()
+            await until(lambda: len(found.identifiers()) == 1, "the hour that Stripe takes")
+            await assert_stops(process)
+            book = await told(broker)
+            assert {window.hour for window in book.accepted} == {HOUR}
+            assert book.refused == {}
+
+    asyncio.run(main())
+
+
+@pytest.mark.broker
 def test_refusals_are_outcomes_and_a_mended_meter_gets_what_it_missed(broker: str, tmp_path: Path) -> None:
     async def main() -> None:
         fold = Fold(broker)
