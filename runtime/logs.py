@@ -14,6 +14,7 @@ __all__ = ["LogRecord", "Range", "explained", "partitions_of", "range_of", "read
 _TIMEOUT_S = 15.0
 _POLL_S = 0.5
 _RETRY_S = 0.05
+_FETCH_WAIT_MS = 10
 _SOON = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -117,6 +118,8 @@ def _consumer(bootstrap_servers: str) -> Iterator[Consumer]:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
+            # How long a broker that has no more holds a request, and so how late each partition's end is known.
+            "fetch.wait.max.ms": _FETCH_WAIT_MS,
             "auto.offset.reset": "earliest",
             "log_level": 0,  # what matters comes as an error of a call
         }

@@ -58,6 +58,7 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Entry]:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 10,  # how late the end of a partition is known
             "log_level": 0,
         }
     )
