@@ -11,21 +11,20 @@ import os
 import sys
 
 from bench.shapes import bench_catalog
-from runtime import processes
+from runtime.processes import run_worker_process
 from runtime.settings import load_settings
 
 __all__ = ["main"]
 
 
 def main() -> int:
-    processes.BUILTIN_CATALOG = bench_catalog()  # type: ignore[attr-defined]  # the name that its function reads
-    settings = load_settings(None)
+    settings, catalog = load_settings(None), bench_catalog()
     profile_file = os.environ.get("METERLOG_BENCH_PROFILE")
     if profile_file is None:
-        return processes.run_worker_process(settings)
+        return run_worker_process(settings, catalog)
     profile = cProfile.Profile()
     try:
-        return profile.runcall(processes.run_worker_process, settings)
+        return profile.runcall(run_worker_process, settings, catalog)
     finally:
         profile.dump_stats(profile_file)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from billing.catalog.builtin import BUILTIN_CATALOG
+from billing.catalog.types import Catalog
 from billing.errors import InvalidField
 from runtime.errors import CommandError
 from runtime.settings import Settings
@@ -44,7 +45,7 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def run_worker_process(settings: Settings) -> int:
+def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -> int:
     """`meterlog worker`: the fold, and the ticks of the partitions that it owns."""
     from streams.engine import Engine
     from streams.errors import RefusedToStart
@@ -65,7 +66,7 @@ def run_worker_process(settings: Settings) -> int:
         await Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers).run()  # type: ignore[arg-type]
 
     try:
-        return run_worker(options, UsageFold(BUILTIN_CATALOG), beside=tick)
+        return run_worker(options, UsageFold(catalog), beside=tick)
     except RefusedToStart as exc:
         raise CommandError(str(exc)) from exc
 

@@ -193,8 +193,23 @@ def _decode_pairs(value: bytes) -> frozenset[tuple[str, str]]:
     return frozenset(_decode_pairs_row(value).pairs)
 
 
-def _key_of(prefix: bytes, *parts: int | str) -> bytes:
-    return prefix + b"".join(_NUMBER.pack(part) if isinstance(part, int) else part.encode() + b"\x00" for part in parts)
+# One expression a key: joining parts in a loop took twice as long, 2 µs for each row of an event.
+
+
+def _total_key(key: TotalKey) -> bytes:
+    day, account, billing_start_s, meter, feature, model, hour = key
+    labels = f"{meter}\0{feature}\0{model}\0".encode()
+    start = _NUMBER.pack(billing_start_s)
+    return b"t%b%b\0%b%b%b" % (_NUMBER.pack(day), account.encode(), start, labels, _NUMBER.pack(hour))
+
+
+def _pairs_key(key: PairsKey) -> bytes:
+    return b"p%b%b\0" % (_NUMBER.pack(key[0]), key[1].encode())
+
+
+def _stripe_hour_key(key: StripeHourKey) -> bytes:
+    hour, account, stripe_customer, event_name = key
+    return b"u%b%b" % (_NUMBER.pack(hour), f"{account}\0{stripe_customer}\0{event_name}\0".encode())
 
 
 def _parts_of(key: bytes, shape: str) -> list[Any]:
@@ -226,7 +241,7 @@ SEEN: Final = RowCodec[SeenKey, Seen](
 TOTALS: Final = RowCodec[TotalKey, Total](
     "accounts",
     b"t",
-    lambda key: _key_of(b"t", *key),
+    _total_key,
     lambda key: TotalKey(*_parts_of(key, "ntntttn")),
     _encode_total,
     _decode_total,
@@ -234,7 +249,7 @@ TOTALS: Final = RowCodec[TotalKey, Total](
 PAIRS: Final = RowCodec[PairsKey, frozenset[tuple[str, str]]](
     "accounts",
     b"p",
-    lambda key: _key_of(b"p", *key),
+    _pairs_key,
     lambda key: PairsKey(*_parts_of(key, "nt")),
     _encode_pairs,
     _decode_pairs,
@@ -242,7 +257,7 @@ PAIRS: Final = RowCodec[PairsKey, frozenset[tuple[str, str]]](
 STRIPE_HOURS: Final = RowCodec[StripeHourKey, StripeHour](
     "accounts",
     b"u",
-    lambda key: _key_of(b"u", *key),
+    _stripe_hour_key,
     lambda key: StripeHourKey(*_parts_of(key, "nttt")),
     _encode_stripe_hour,
     _decode_stripe_hour,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from billing.state import (
     Account,
@@ -24,6 +24,7 @@ __all__ = ["StoreFamily", "StoreState"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+_UNKNOWN: Any = object()  # not None, which says that there is no such row
 _CACHED_ROWS_MAX = 100_000
 """Decoded rows kept of one family and partition: some 50 MB of accounts at worst. Past it the cache starts anew."""
 
@@ -35,15 +36,19 @@ class StoreFamily(Generic[K, V]):
         self._codec = codec
         self._store = store
         self._cache: dict[K, V | None] = {}
+        self._encoded: dict[K, bytes] = {}
+        """Keys as they lie in the table: a row is read once, and written and published in epoch after epoch."""
         self.changed: dict[K, V | None] = {}
         """What this epoch wrote; None: dropped."""
 
     def get(self, key: K, /) -> V | None:
-        if key in self.changed:
-            return self.changed[key]
-        if key not in self._cache:
+        row = self.changed.get(key, _UNKNOWN)
+        if row is _UNKNOWN:
+            row = self._cache.get(key, _UNKNOWN)
+        if row is _UNKNOWN:
             self.load([key])
-        return self._cache[key]
+            row = self._cache[key]
+        return row
 
     def put(self, key: K, row: V, /) -> None:
         self.changed[key] = row
@@ -70,23 +75,31 @@ class StoreFamily(Generic[K, V]):
         if not missing:
             return
         codec = self._codec
-        values = self._store.get_many(codec.table, [codec.encode_key(key) for key in missing])
+        values = self._store.get_many(codec.table, [self.encoded(key) for key in missing])
         for key, value in zip(missing, values, strict=True):
             self._cache[key] = None if value is None else codec.decode_row(value)
 
     def take(self) -> dict[bytes, Row]:
         """This epoch's changes, encoded; they belong to the store from here on."""
-        codec, changed = self._codec, self.changed
-        rows = {codec.encode_key(key): None if row is None else codec.encode_row(row) for key, row in changed.items()}
+        encode_row, changed = self._codec.encode_row, self.changed
+        rows = {self.encoded(key): None if row is None else encode_row(row) for key, row in changed.items()}
         self.changed = {}
         if len(self._cache) + len(changed) > _CACHED_ROWS_MAX:
-            self._cache.clear()
+            self.forget()
         self._cache.update(changed)
         return rows
+
+    def encoded(self, key: K) -> bytes:
+        """The key as it lies in the table."""
+        found = self._encoded.get(key)
+        if found is None:
+            found = self._encoded[key] = self._codec.encode_key(key)
+        return found
 
     def forget(self) -> None:
         """Drop the cache: for rows that are seldom asked for twice."""
         self._cache.clear()
+        self._encoded.clear()
 
 
 class StoreState:

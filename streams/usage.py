@@ -124,11 +124,11 @@ class UsagePartition:
         incarnation, partition = self._state.partition.incarnation, self._partition
         for key, row in self._state.totals.changed.items():
             if row is not None:
-                epoch.totals[TOTALS.encode_key(key)] = encode_total(incarnation, partition, key, row)
+                epoch.totals[self._state.totals.encoded(key)] = encode_total(incarnation, partition, key, row)
         for hour_key, hour in self._state.stripe_hours.changed.items():
             if hour is not None:
                 data = encode_stripe_hour(incarnation, partition, hour_key, hour)
-                epoch.totals[STRIPE_HOURS.encode_key(hour_key)] = data
+                epoch.totals[self._state.stripe_hours.encoded(hour_key)] = data
 
     def _position_row(self, next_offset: int) -> bytes:
         partition_row = self._state.partition
