@@ -33,6 +33,7 @@ _HOURS_BACK: Final = 3
 _REPEATED_SHARE: Final = 0.06
 _FAILED_SHARE: Final = 0.03
 _BROKEN_SHARE: Final = 0.04
+_OTHERS_SHARE: Final = 0.04
 _CUSTOMERS: Final = ("ann", "böb", "c/d", "e e", "~f", "日本", *(f"customer-{number}" for number in range(18)))
 _QUANTITIES: Final = ("1", "1", "2", "0.5", "0.125", "10.000000001", "0", "007.50")
 _METERS: Final = (None, None, None, "calls", "searches", "images", "audio_seconds", "premium_calls")
@@ -46,6 +47,7 @@ class Events:
     def __init__(self, seed: str, now_us: int, share_of: str) -> None:
         """`share_of` names the door: ids of two doors never meet by chance."""
         self._rng = random.Random(f"{seed}/{share_of}")
+        self._again = random.Random(f"{seed}/{share_of}/again")
         self._now_us = now_us
         self._prefix = f"{share_of}-é-"
         self._given: list[Sent] = []
@@ -60,9 +62,13 @@ class Events:
         """One that was never given out, and never will be: to be broken, and so nothing else may be wrong with it."""
         return self._new()._replace(failed=False)
 
+    @property
+    def has_given(self) -> bool:
+        return bool(self._given)
+
     def again(self) -> Sent:
         """One that was given out."""
-        return self._rng.choice(self._given)
+        return self._again.choice(self._given)
 
     def _new(self) -> Sent:
         rng = self._rng
@@ -134,6 +140,8 @@ class KafkaDoor(Door):
     def __init__(self, bootstrap_servers: str, seed: str, now_us: int, rate: float, **settings: Any) -> None:
         super().__init__(rate)
         self.refusals: list[KafkaError] = []
+        self.others: Events | None = None
+        """Of another door: some of them are sent through this one too."""
         self._rng = random.Random(f"{seed}/broken")
         self.events = Events(seed, now_us, "kafka")
         self._kinds: Iterator[str] = iter(())
@@ -151,8 +159,11 @@ class KafkaDoor(Door):
 
     def send_some(self, count: int) -> None:
         for _ in range(count):
-            if self._rng.random() < _BROKEN_SHARE:
+            chance = self._rng.random()
+            if chance < _BROKEN_SHARE:
                 self.send_broken(self._next_kind())
+            elif chance < _BROKEN_SHARE + _OTHERS_SHARE and self.others is not None and self.others.has_given:
+                self.send(self.others.again())
             else:
                 self.send(self.events.next())
         self.sent_count += count

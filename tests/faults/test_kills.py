@@ -57,7 +57,9 @@ def load_of(stack: Stack) -> Load:
     keys = {org: create_key(stack.data_dir, org) for org in ORGS}
     http = HttpDoor(stack.api_url, keys, SEED, now_us, _RATE)
     http.wait_open()
-    return Load([KafkaDoor(stack.settings.bootstrap_servers, SEED, now_us, _RATE), http])
+    kafka = KafkaDoor(stack.settings.bootstrap_servers, SEED, now_us, _RATE)
+    kafka.others = http.events
+    return Load([kafka, http])
 
 
 def kills(rng: random.Random) -> Iterator[tuple[int, str]]:
