@@ -67,6 +67,7 @@ def run_demo(*, keep: bool, data_dir: Path | None, now: str | None) -> int:
             audit = _wait_for_books(stack, progress)
         _show_results(stack, feed, audit, console)
         if keep:
+            stack.stop_on_signals()
             _show_around(stack, console)
             stack.wait()
     return 0 if audit.holds else 1
