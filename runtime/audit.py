@@ -87,6 +87,8 @@ class Audit:
     stripe: dict[Window, int] = field(default_factory=dict)
     """What Stripe should have of each hour, in nano-units."""
     differences: list[Difference] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    """Books that this deployment does not keep, with the reason."""
 
     @property
     def holds(self) -> bool:

@@ -66,6 +66,8 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
         for difference in audit.differences:
             table.add_row(*difference)
         console.print(table)
+    for book in audit.not_compared:
+        console.out(f"not compared: {book}", highlight=False)
     console.out("every book agrees" if audit.holds else "the audit FAILS", highlight=False)
 
 
@@ -128,9 +130,10 @@ def _compare_books(settings: Settings, audit: Audit, ranges: list[Range], deadli
         moved = _accounts_after(settings, ranges)
         expected, told = ({k: n for k, n in book.items() if k.account not in moved} for book in (usage, found))
         compare(audit, "clickhouse totals", expected, told, _name_usage)
-    _compare_stripe(settings, audit, ranges, deadline_s)
-    if audit.differences:
-        audit.differences += untold_totals(settings)
+    if settings.tells_stripe:
+        _compare_stripe(settings, audit, ranges, deadline_s)
+    else:
+        audit.not_compared.append("Stripe: neither a key nor a double is set (METERLOG_STRIPE_API_KEY)")
 
 
 def _compare_stripe(settings: Settings, audit: Audit, ranges: list[Range], deadline_s: float) -> None:
@@ -143,6 +146,8 @@ def _compare_stripe(settings: Settings, audit: Audit, ranges: list[Range], deadl
             for windows in (audit.stripe, found)
         )
         compare(audit, where, expected, told, name_window)
+    if audit.differences:
+        audit.differences += untold_totals(settings)
 
 
 def _settled(book: Callable[[], dict[K, int]], expected: dict[K, int], deadline_s: float) -> dict[K, int]:
@@ -219,5 +224,6 @@ def _as_json(audit: Audit) -> dict[str, Any]:
             }
             for key, used in sorted(audit.usage.items())
         ],
+        "not_compared": audit.not_compared,
         "differences": [difference._asdict() for difference in audit.differences],
     }

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     """Unique name of a worker: restarted under it, it takes its partitions back at once instead of after the timeout."""
 
     @property
+    def tells_stripe(self) -> bool:
+        """Whether this deployment has a Stripe sink: a live one or a dry one."""
+        return self.stripe_api_key is not None or self.stripe_url is not None
+
+    @property
     def operator_key_path(self) -> Path:
         return self.operator_key_file or self.data_dir / "operator.key"
 

@@ -8,11 +8,13 @@ from decimal import Decimal
 from billing.fold import STRIPE_HOUR_OPEN_S
 from billing.quantities import NANO, nano_of
 from runtime.audit import Difference
+from runtime.errors import CommandError
 from runtime.logs import partitions_of, read
 from runtime.settings import Settings
 from schemas.intents import Intent, Outcome, Told, Window, decode_intent_record, reduce_intents
 from schemas.topics import STRIPE_INTENTS
 from sinks.stripe.client import StripeMeters, target_of
+from sinks.stripe.errors import StripeSinkError
 
 __all__ = ["accepted_usage", "covered_from_hour", "reported_usage", "stripe_key", "untold_totals"]
 
@@ -32,9 +34,14 @@ def accepted_usage(settings: Settings) -> dict[Window, int]:
 def reported_usage(settings: Settings) -> dict[Window, int]:
     """What the meters' own summaries say of every window that was ever accepted.
 
-    Summaries are floats: one that is the nearest float of the exact total counts as that total.
+    Summaries are floats: one that is the nearest float of the exact total counts as that total. Raises CommandError
+    when Stripe does not answer.
     """
-    return asyncio.run(_reported_windows(settings, _accepted_windows(settings)))
+    try:
+        return asyncio.run(_reported_windows(settings, _accepted_windows(settings)))
+    except StripeSinkError as exc:
+        message = f"Stripe at {settings.stripe_url or 'its own address'} does not say what it has: {exc}"
+        raise CommandError(message) from exc
 
 
 def covered_from_hour(settings: Settings) -> int | None:

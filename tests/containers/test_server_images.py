@@ -79,10 +79,15 @@ def test_the_processes_of_production_count_a_feed_exactly(servers_of: object, tm
             name = "-".join(words)
             supervisor.start(Child(name, command, tmp_path / f"{name}.log", env={**os.environ, **environment}))
         sent = _send(servers.bootstrap_servers)
-        audit = run_audit(load_settings(tmp_path), wait_s=90)
+        settings = load_settings(tmp_path)
+        audit = run_audit(settings, wait_s=90)
+        without_stripe = run_audit(settings.model_copy(update={"stripe_url": None}), wait_s=90)
+    assert without_stripe.holds, "a deployment without a Stripe sink has no book of Stripe's to agree"
+    assert len(without_stripe.not_compared) == 1
     assert audit.differences == []
     assert audit.holds
     assert audit.sum_of("accepted") == sent
+    assert audit.not_compared == []
 
 
 def _environment(servers: Servers, tmp_path: Path) -> dict[str, str]:
