@@ -23,7 +23,7 @@ from billing.records import UsageEvent
 from runtime.audit import Audit
 from runtime.auditing import print_audit, run_audit
 from runtime.errors import CommandError
-from runtime.processes import create_api_key
+from runtime.processes import create_api_key, now_ms
 from runtime.stack import Stack
 from runtime.stripe_books import accepted_usage
 from runtime.trace import ORG, Feed, Sent, read_trace
@@ -75,7 +75,7 @@ def run_demo(*, keep: bool, data_dir: Path | None, now: str | None) -> int:
 
 def _now_ms(text: str | None) -> int:
     if text is None:
-        return time.time_ns() // 1_000_000
+        return now_ms()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:

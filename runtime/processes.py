@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog
@@ -122,26 +123,25 @@ def run_stripe_sink(settings: Settings, stop: threading.Event) -> int:
 
 def run_embedded_clickhouse(settings: Settings) -> None:
     """`meterlog embedded clickhouse`: at the address that the stack's file names."""
-    from urllib.parse import urlsplit
-
     from runtime.embedded.clickhouse import serve
 
     set_up_logging()
-    port = urlsplit(settings.clickhouse_url).port
-    assert port is not None, "the stack gives it a port"
-    serve(settings.data_dir / "clickhouse", port, settings.clickhouse_password.get_secret_value())
+    password = settings.clickhouse_password.get_secret_value()
+    serve(settings.data_dir / "clickhouse", _port_of(settings.clickhouse_url), password)
 
 
 def run_embedded_stripe(settings: Settings, stop: threading.Event) -> int:
     """`meterlog embedded stripe`: likewise."""
-    from urllib.parse import urlsplit
-
     from runtime.embedded.stripe import serve
 
     set_up_logging()
-    port = urlsplit(settings.stripe_url or "").port
-    assert port is not None, "the stack gives it a port"
-    return serve(settings.data_dir / "stripe", port, stop)
+    return serve(settings.data_dir / "stripe", _port_of(settings.stripe_url or ""), stop)
+
+
+def _port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None, "the stack gives each of its parts a port"
+    return port
 
 
 def create_api_key(settings: Settings, org: str, scopes: str) -> dict[str, Any]:
