@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from billing.catalog.types import PlanRef
+from billing.metering.rules import SEEN_MS
 from billing.state import (
     Account,
     Counter,
@@ -35,6 +36,7 @@ __all__ = [
     "RowCodec",
     "decode_position",
     "encode_position",
+    "seen_expires_at_ms",
 ]
 
 K = TypeVar("K")
@@ -164,6 +166,11 @@ def _encode_seen(row: Seen) -> bytes:
 def _decode_seen(value: bytes) -> Seen:
     row = _decode_seen_row(value)
     return Seen(row.accepted_at_ms, row.first_offset, row.payload_digest)
+
+
+def seen_expires_at_ms(value: bytes) -> int:
+    """The log time from which no decision can see this row of `seen`, whether or not it is still stored."""
+    return _decode_seen_row(value).accepted_at_ms + SEEN_MS
 
 
 def _encode_total(row: Total) -> bytes:

@@ -6,11 +6,11 @@ decides what they mean; it does no I/O of its own and keeps nothing that its row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["TABLES", "Epoch", "Fold", "PartitionFold", "Record", "Row", "Store"]
+__all__ = ["TABLES", "Epoch", "Expiring", "Expiry", "Fold", "PartitionFold", "Record", "Row", "Store"]
 
 TABLES = ("accounts", "seen")
 """The tables of a partition; the position row lies in the first."""
@@ -95,3 +95,25 @@ class Fold(Protocol):
 
     def open(self, partition: int, store: Store) -> PartitionFold:
         """Build the fold of `partition` from its rows, which recovery has brought up to the changelogs' ends."""
+
+
+class Expiry(NamedTuple):
+    """Rows that the engine may delete from its disk, and from there alone, once no decision can see them any more."""
+
+    table: str
+    start: bytes
+    stop: bytes
+    """Rows with start <= key < stop expire; no other row of the table does."""
+    expires_at_ms: Callable[[bytes], int]
+    """A row's value -> the log time from which it makes no difference to any decision whether the row is there."""
+    position_key: bytes
+    log_ms: Callable[[bytes], int]
+    """The position row's value -> the partition's log time up to there; it never goes back."""
+
+
+@runtime_checkable
+class Expiring(Protocol):
+    """A fold of which some rows expire. One that has none has no `expiry`."""
+
+    @property
+    def expiry(self) -> Expiry: ...

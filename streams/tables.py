@@ -15,10 +15,13 @@ from faust.types.tuples import TP
 
 from streams.port import Row
 
-__all__ = ["Applied", "PartitionRows", "PartitionTable", "RowTable", "TableFiles"]
+__all__ = ["Applied", "PartitionRows", "PartitionTable", "RowTable", "Swept", "TableFiles"]
 
-_APPLIED_KEY = b"\xff\xffmeterlog applied"  # sorts behind every key that begins with text; never given to a fold
+# Both sort behind every key that begins with text, and are never given to a fold.
+_APPLIED_KEY = b"\xff\xffmeterlog applied"
+_SWEPT_KEY = b"\xff\xffmeterlog swept"
 _APPLIED = struct.Struct(">qq")
+_SWEPT = struct.Struct(">q")
 _WRITE_BUFFER_BYTES = 8 << 20  # two a database; 12 partitions with two tables stay below 400 MB in the worst case
 _TARGET_FILE_BYTES = 32 << 20
 _OPEN_FILES_MAX = 128
@@ -32,6 +35,15 @@ class Applied(NamedTuple):
     """The first changelog offset that it does not reflect."""
     as_of_ms: int
     """When it was known to be complete to there, by the worker's clock."""
+
+
+class Swept(NamedTuple):
+    """How far a table has been looked through for expired rows."""
+
+    log_ms: int
+    """The partition's log time when this pass began."""
+    next_key: bytes
+    """Where the pass goes on; empty: it has come to its end."""
 
 
 class PartitionTable:
@@ -53,7 +65,7 @@ class PartitionTable:
         for key, value in self._db.items(from_key=start, read_opt=bounds):
             if len(rows) >= limit:
                 break
-            if key != _APPLIED_KEY:
+            if key not in (_APPLIED_KEY, _SWEPT_KEY):
                 rows.append((key, value))
         return rows
 
@@ -75,6 +87,20 @@ class PartitionTable:
             else:
                 batch.put(key, value)
         batch.put(_APPLIED_KEY, _APPLIED.pack(*applied))
+        self._db.write(batch)
+
+    @property
+    def swept(self) -> Swept | None:
+        """None: no pass was ever begun."""
+        raw = self._db.get(_SWEPT_KEY)
+        return None if raw is None else Swept(*_SWEPT.unpack_from(raw), raw[_SWEPT.size :])
+
+    def sweep(self, keys: Iterable[bytes], swept: Swept) -> None:
+        """Delete rows from here alone, in one batch with how far the pass has come. The changelog keeps them."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key in keys:
+            batch.delete(key)
+        batch.put(_SWEPT_KEY, _SWEPT.pack(swept.log_ms) + swept.next_key)
         self._db.write(batch)
 
     def wipe(self) -> None:

@@ -14,9 +14,18 @@ from billing.records import Record as LogRecord
 from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
 from schemas.codec import DeadLetter, Header, decode_record, encode
 from schemas.ledger import Source, encode_facts
-from schemas.rows import POSITION_KEY, STRIPE_HOURS, TOTALS, PositionRow, decode_position, encode_position
+from schemas.rows import (
+    POSITION_KEY,
+    SEEN,
+    STRIPE_HOURS,
+    TOTALS,
+    PositionRow,
+    decode_position,
+    encode_position,
+    seen_expires_at_ms,
+)
 from schemas.totals import encode_stripe_hour, encode_total
-from streams.port import Epoch, PartitionFold, Record, Store
+from streams.port import Epoch, Expiry, PartitionFold, Record, Store
 from streams.rows import StoreState
 
 __all__ = ["UsageFold", "UsagePartition"]
@@ -29,6 +38,16 @@ _CUT_BYTES: Final = 64 * 1024
 
 class UsageFold:
     """Makes the folds of partitions, all under one catalog."""
+
+    expiry: Final = Expiry(
+        table=SEEN.table,
+        start=SEEN.prefix,
+        stop=bytes([SEEN.prefix[0] + 1]),
+        expires_at_ms=seen_expires_at_ms,
+        position_key=POSITION_KEY,
+        log_ms=lambda value: decode_position(value).log_ms,
+    )
+    """Event ids: the decision goes by log time, so that a row may go or stay."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

@@ -15,7 +15,7 @@ from billing.facts import (
     Reason,
 )
 from billing.metering.digest import DIGEST_MODULUS, entry_digest, payload_digest
-from billing.metering.rules import PAIRS_PER_DAY_MAX, WINDOW_MS, check_fields, check_time, measured
+from billing.metering.rules import PAIRS_PER_DAY_MAX, SEEN_MS, check_fields, check_time, measured
 from billing.periods import DAY_S, HOUR_S, period_at
 from billing.quantities import nano_of, plain
 from billing.records import Status, UsageEvent
@@ -38,7 +38,6 @@ OTHER = "~other"
 """The label of usage past the cap on feature and model pairs. Amounts never depend on it."""
 
 _NO_STRIPE: Final = StripeKind.NONE  # by its class, an enum's member takes 0.09 µs to look up (Python 3.11)
-_SEEN_MS = WINDOW_MS + DAY_S * 1_000
 _OTHER_PAIR: Final = (OTHER, OTHER)
 _NO_PAIRS: frozenset[tuple[str, str]] = frozenset()
 
@@ -103,7 +102,7 @@ def evolve_rejected(state: State, fact: EventRejected, offset: int, log_ms: int)
 
 def _met_before(state: State, account: str, event: UsageEvent, digest: bytes, log_ms: int) -> Fact | None:
     seen = state.seen.get(SeenKey(account, event.event_id))
-    if seen is None or log_ms >= seen.accepted_at_ms + _SEEN_MS:
+    if seen is None or log_ms >= seen.accepted_at_ms + SEEN_MS:
         return None
     if seen.payload_digest == digest:
         return EventDuplicate(account, event.event_id, seen.first_offset)

@@ -16,6 +16,7 @@ __all__ = [
     "PAIRS_PER_DAY_MAX",
     "PROPERTIES_MAX",
     "PROPERTY_BYTES_MAX",
+    "SEEN_MS",
     "TAGS_MAX",
     "TOKENS_MAX",
     "WINDOW_MS",
@@ -26,6 +27,9 @@ __all__ = [
 
 WINDOW_MS = 34 * 86_400_000
 """The dedupe window: how far back usage is taken, and how long an event id is remembered (and a day more)."""
+SEEN_MS = WINDOW_MS + 86_400_000
+"""How long an event id counts as met, by log time from its acceptance: before that moment it is met, from it on no more. The day
+more than the window keeps it met for any event that `check_time` lets pass."""
 FUTURE_MS_MAX = 5 * 60_000
 ID_BYTES_MAX = 256
 LABEL_BYTES_MAX = 128
