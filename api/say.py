@@ -1,10 +1,9 @@
-"""Writes log events: the name, then its fields as JSON."""
+"""Says log events."""
 
 import logging
 
-import msgspec
-
 from observe.api import ApiEvent
+from observe.log import LogLine
 
 __all__ = ["say"]
 
@@ -12,5 +11,5 @@ _logger = logging.getLogger("meterlog.api")
 
 
 def say(event: ApiEvent, *, level: int = logging.INFO, **fields: object) -> None:
-    """One line."""
-    _logger.log(level, "%s %s", event.value, msgspec.json.encode(fields).decode())
+    """Log one event."""
+    _logger.log(level, LogLine(event, fields))

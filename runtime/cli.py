@@ -48,8 +48,18 @@ def main() -> None:
     try:
         app()
     except (CommandError, EmbeddedError) as exc:
-        typer.echo(f"meterlog: {exc}", err=True)
+        _refuse(str(exc))
         sys.exit(_USAGE_EXIT)
+
+
+def _refuse(message: str) -> None:
+    """In the log of a process that has one, else as a line for the person who typed the command."""
+    from runtime.log_lines import is_set_up, refuse
+
+    if is_set_up():
+        refuse(message)
+    else:
+        typer.echo(f"meterlog: {message}", err=True)
 
 
 @app.command()

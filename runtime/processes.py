@@ -1,7 +1,5 @@
 """Wires each process from the settings: the one place that picks what a room's ports are made of."""
 
-import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +10,7 @@ from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog
 from billing.errors import InvalidField
 from runtime.errors import CommandError
+from runtime.log_lines import set_up_logging
 from runtime.settings import Settings
 
 __all__ = [
@@ -29,21 +28,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-_CHATTY = ("aiokafka", "clickhouse_connect", "faust", "mode", "stripe", "urllib3")
-"""Libraries that tell of each request or rebalance; what goes wrong in them is told by the room that uses them."""
-
 
 def now_ms() -> int:
     """The wall clock, which nothing but the edges may read."""
     return time.time_ns() // 1_000_000
-
-
-def set_up_logging() -> None:
-    """Lines on stderr: whoever runs the process decides where they go."""
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, stream=sys.stderr)
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -> int:
@@ -55,7 +43,7 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
     from streams.usage import UsageFold
     from streams.worker import run_worker
 
-    set_up_logging()
+    set_up_logging("worker", settings)
     options = Options(
         bootstrap_servers=settings.bootstrap_servers,
         data_dir=settings.data_dir / "worker",
@@ -77,7 +65,7 @@ def run_api_process(settings: Settings, host: str, port: int) -> int:
     from api.serve import run
     from api.settings import ApiSettings
 
-    set_up_logging()
+    set_up_logging("api", settings)
     return run(
         ApiSettings(
             bootstrap_servers=settings.bootstrap_servers,
@@ -96,7 +84,7 @@ def run_clickhouse_sink(settings: Settings, stop: threading.Event) -> int:
     from sinks.clickhouse.settings import SinkSettings
     from sinks.clickhouse.sink import run
 
-    set_up_logging()
+    set_up_logging("sink clickhouse", settings)
     sink = SinkSettings(
         bootstrap_servers=settings.bootstrap_servers,
         clickhouse_url=settings.clickhouse_url,
@@ -111,7 +99,7 @@ def run_stripe_sink(settings: Settings, stop: threading.Event) -> int:
     from runtime.stripe_books import stripe_key
     from sinks.stripe.sink import StripeSinkConfig, run
 
-    set_up_logging()
+    set_up_logging("sink stripe", settings)
     config = StripeSinkConfig(
         bootstrap_servers=settings.bootstrap_servers,
         api_key=stripe_key(settings),
@@ -125,7 +113,7 @@ def run_embedded_clickhouse(settings: Settings) -> None:
     """`meterlog embedded clickhouse`: at the address that the stack's file names."""
     from runtime.embedded.clickhouse import serve
 
-    set_up_logging()
+    set_up_logging("embedded clickhouse", settings)
     password = settings.clickhouse_password.get_secret_value()
     serve(settings.data_dir / "clickhouse", _port_of(settings.clickhouse_url), password)
 
@@ -134,7 +122,7 @@ def run_embedded_stripe(settings: Settings, stop: threading.Event) -> int:
     """`meterlog embedded stripe`: likewise."""
     from runtime.embedded.stripe import serve
 
-    set_up_logging()
+    set_up_logging("embedded stripe", settings)
     return serve(settings.data_dir / "stripe", _port_of(settings.stripe_url or ""), stop)
 
 

@@ -2,25 +2,50 @@
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runtime.errors import SettingsError
 
-__all__ = ["DEFAULT_DATA_DIR", "STACK_FILE", "Settings", "load_settings", "write_stack_file"]
+__all__ = [
+    "DEFAULT_DATA_DIR",
+    "STACK_FILE",
+    "LogFormat",
+    "LogSettings",
+    "Settings",
+    "load_settings",
+    "write_stack_file",
+]
 
 DEFAULT_DATA_DIR = Path(".meterlog")
 STACK_FILE = "stack.json"
 """In a stack's data directory: the METERLOG_… variables of its processes, tokens included (mode 0600)."""
 
 
-class Settings(BaseSettings):
-    """Everything that a process of meterlog is told from outside. Frozen; secrets do not show in its repr."""
+class LogFormat(StrEnum):
+    """How a process writes its log."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogSettings(BaseSettings):
+    """What every process is told about its log, a stack's own among them."""
 
     model_config = SettingsConfigDict(env_prefix="METERLOG_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    log_format: LogFormat = LogFormat.AUTO
+    """`json`: an object a line; `text`: for a person; `auto`: text where stderr is a terminal."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(LogSettings):
+    """Everything that a process of meterlog is told from outside. Frozen; secrets do not show in its repr."""
 
     bootstrap_servers: str
     """Kafka's addresses, host:port, separated by commas."""

@@ -1,6 +1,5 @@
 """The embedded stack: Kafka, ClickHouse's engine, Stripe's double, and every process of meterlog, under one supervisor."""
 
-import logging
 import os
 import shutil
 import signal
@@ -17,7 +16,8 @@ import typer
 from runtime.embedded import clickhouse, ports
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.errors import CommandError, StackError
-from runtime.settings import Settings, load_settings, write_stack_file
+from runtime.log_lines import set_up_logging
+from runtime.settings import LogSettings, Settings, load_settings, write_stack_file
 from runtime.supervisor import Child, NotReady, Supervisor
 from runtime.topics import create_topics, operator_key, public_bytes
 
@@ -173,7 +173,7 @@ class Stack:
 def run_up(data_dir: Path, port: int) -> int:
     """`meterlog up`: start, say `ready`, run until Ctrl-C; exit 0."""
     # What is started is told below; here only what dies or will not start.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s %(child)s", stream=sys.stderr)
+    set_up_logging("up", LogSettings(), level="warning")
     with Stack(data_dir, api_port=port) as stack:
         stack.stop_on_signals()
         try:

@@ -3,7 +3,7 @@
     with Supervisor() as supervisor:
         supervisor.start(Child("kafka", argv, log_file, is_ready=kafka.is_ready))
         supervisor.wait_ready("kafka")
-        supervisor.run()            until Ctrl-C or SIGTERM
+        …                           until whoever made it has enough
 
 It knows nothing of what it runs. A child that dies is started again with the same command after a pause that doubles
 with each early death; it is never given up. No child outlives the supervisor, even when that one is killed.
@@ -21,9 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple, Self
 
+from observe.log import LogLine
 from observe.supervisor import SupervisorEvent
 from runtime.launch import Process, spawn
 
@@ -97,8 +97,6 @@ class Supervisor:
     def __init__(self, backoff: Backoff = _NO_BACKOFF) -> None:
         self._backoff = backoff
         self._keepers: dict[str, _Keeper] = {}
-        self._interrupts = 0
-        self._interrupted = threading.Event()
 
     def start(self, child: Child) -> None:
         """Start `child` and keep it running; returns at once."""
@@ -117,39 +115,23 @@ class Supervisor:
 
     def kill(self, name: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """Send `sig` to the child; if that ends it, it is started again. Nothing happens while it is dead."""
-        _log.info(SupervisorEvent.KILLED, extra={"child": name, "signal": sig.name})
+        _say(SupervisorEvent.KILLED, child=name, signal=sig.name)
         self._keepers[name].send(sig)
-
-    def run(self) -> None:
-        """Wait for SIGINT or SIGTERM, then stop all children; a second signal kills those that are left.
-
-        For the main thread. What the signals did before is put back at the end.
-        """
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self._interrupted.wait()
-            self.stop()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def stop(self) -> None:
         """Stop all children, the last one first; each gets its time to end before it is killed. Repeatable.
 
-        May run beside a `start`: a child that begins meanwhile is stopped by the next call.
+        May run beside a `start`: a child that begins meanwhile is stopped by the next call. A `kill` meanwhile ends a child
+        that would take its time.
         """
         for keeper in reversed(list(self._keepers.values())):
-            keeper.stop(hurry=lambda: self._interrupts > 1)
+            keeper.stop()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._interrupts += 1
-        self._interrupted.set()
 
 
 class _Keeper:
@@ -190,20 +172,19 @@ class _Keeper:
             if self._process is not None:
                 os.kill(self._process.pid, sig)  # not `send_signal`, which reaps a process that has ended
 
-    def stop(self, hurry: Callable[[], bool]) -> None:
-        """Ask the child to end, wait, kill it when its time is up or `hurry()`; return when it is gone."""
+    def stop(self) -> None:
+        """Ask the child to end, wait, kill it when its time is up; return when it is gone."""
         self._stopping.set()
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # one that was stopped would never see the request
         deadline = time.monotonic() + self._child.stop_wait_s
         while self._thread.is_alive():
-            if hurry() or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 self._force()
             self._thread.join(_POLL_S)
 
     def _force(self) -> None:
-        extra = {"child": self._child.name, "wait_s": self._child.stop_wait_s}
-        _log.warning(SupervisorEvent.FORCED, extra=extra)
+        _say(SupervisorEvent.FORCED, logging.WARNING, child=self._child.name, wait_s=self._child.stop_wait_s)
         self.send(signal.SIGKILL)
         self._thread.join()
 
@@ -214,14 +195,14 @@ class _Keeper:
             if not self._stopping.is_set():
                 self._pause(up_s=time.monotonic() - began)
         self._state = State.STOPPED
-        _log.info(SupervisorEvent.STOPPED, extra={"child": self._child.name, "exit_code": self._exit_code})
+        _say(SupervisorEvent.STOPPED, child=self._child.name, exit_code=self._exit_code)
 
     def _live_once(self, began: float) -> None:
         """Start the child and wait for its end."""
         process = self._spawn()
         if process is None:
             return
-        _log.info(SupervisorEvent.STARTED, extra={"child": self._child.name, "pid": process.pid})
+        _say(SupervisorEvent.STARTED, child=self._child.name, pid=process.pid)
         self._await_readiness(process, began)
         _await_end(process)
         with self._lock:
@@ -242,7 +223,7 @@ class _Keeper:
                 _rotate(child.log_file)
                 self._process = spawn(child.argv, log_file=child.log_file, env=child.env, cwd=child.cwd)
             except OSError as error:
-                _log.warning(SupervisorEvent.NOT_STARTED, extra={"child": child.name, "error": str(error)})
+                _say(SupervisorEvent.NOT_STARTED, logging.WARNING, child=child.name, error=str(error))
             return self._process
 
     def _await_readiness(self, process: Process, began: float) -> None:
@@ -250,8 +231,7 @@ class _Keeper:
             if not self._stopping.is_set() and self._check():
                 self._state, self._was_ready = State.READY, True
                 took_s = round(time.monotonic() - began, 3)
-                extra = {"child": self._child.name, "pid": process.pid, "took_s": took_s}
-                _log.info(SupervisorEvent.READY, extra=extra)
+                _say(SupervisorEvent.READY, child=self._child.name, pid=process.pid, took_s=took_s)
                 return
             time.sleep(_POLL_S)
 
@@ -259,7 +239,7 @@ class _Keeper:
         try:
             return self._child.is_ready()
         except Exception as error:  # noqa: BLE001  whatever a check does, it must not cost the child its keeper
-            _log.warning(SupervisorEvent.CHECK_FAILED, extra={"child": self._child.name, "error": repr(error)})
+            _say(SupervisorEvent.CHECK_FAILED, logging.WARNING, child=self._child.name, error=repr(error))
             self._stopping.wait(_CHECK_AGAIN_S)
             return False
 
@@ -268,13 +248,14 @@ class _Keeper:
         self._restarts += 1
         pause_s = self._backoff.pause_s(self._deaths_in_a_row)
         self._state = State.WAITING
-        extra = {
-            "child": self._child.name,
-            "exit_code": self._exit_code,
-            "up_s": round(up_s, 3),
-            "restart_in_s": pause_s,
-        }
-        _log.warning(SupervisorEvent.ENDED, extra=extra)
+        _say(
+            SupervisorEvent.ENDED,
+            logging.WARNING,
+            child=self._child.name,
+            exit_code=self._exit_code,
+            up_s=round(up_s, 3),
+            restart_in_s=pause_s,
+        )
         self._stopping.wait(pause_s)
 
     def _complaint(self, what: str) -> str:
@@ -298,3 +279,7 @@ def _await_end(process: Process) -> None:
 def _rotate(log_file: Path) -> None:
     if log_file.exists() and log_file.stat().st_size > _LOG_BYTES_MAX:
         log_file.replace(log_file.with_name(log_file.name + ".1"))
+
+
+def _say(event: SupervisorEvent, level: int = logging.INFO, **fields: object) -> None:
+    _log.log(level, LogLine(event, fields))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Awaitable
 from typing import NoReturn, TypeVar
 
+from observe.log import LogLine
 from observe.streams import StreamsEvent
 
 __all__ = ["EXIT_SURPRISE", "ends_process", "say", "stop_process"]
@@ -22,9 +22,8 @@ _log = logging.getLogger("meterlog.streams")
 
 
 def say(event: StreamsEvent, level: int = logging.INFO, **fields: object) -> None:
-    """Log one event as its name and its fields as JSON, so that a reader can count events by name."""
-    if _log.isEnabledFor(level):
-        _log.log(level, "%s %s", event, json.dumps(fields, default=str))
+    """Log one event."""
+    _log.log(level, LogLine(event, fields))
 
 
 def stop_process(doing: str, error: BaseException | None = None) -> NoReturn:
@@ -34,8 +33,7 @@ def stop_process(doing: str, error: BaseException | None = None) -> NoReturn:
     that still holds its partitions.
     """
     reason = f"{type(error).__name__}: {error}" if error is not None else doing
-    fields = json.dumps({"doing": doing, "reason": reason})
-    _log.critical("%s %s", StreamsEvent.SURPRISED, fields, exc_info=error)
+    _log.critical(LogLine(StreamsEvent.SURPRISED, {"doing": doing, "reason": reason}), exc_info=error)
     for handler in logging.getLogger().handlers:
         with contextlib.suppress(Exception):  # a log that cannot be flushed must not keep this process alive
             handler.flush()

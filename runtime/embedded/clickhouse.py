@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from observe.embedded import EmbeddedEvent
+from observe.log import LogLine
 from runtime.embedded import ports
 from runtime.embedded.clickhouse_engine import DATABASE, Engine
 from runtime.embedded.clickhouse_http import ClickHouseServer
@@ -91,12 +92,12 @@ def serve(data_dir: Path, port: int, token: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, name="clickhouse-http", daemon=True).start()
-    _log.info(EmbeddedEvent.CLICKHOUSE_READY, extra={"port": port})
+    _log.info(LogLine(EmbeddedEvent.CLICKHOUSE_READY, {"port": port}))
     stop.wait()
     clean = server.stop(STOP_WAIT_S)
     if clean:
         engine.close()
-    _log.info(EmbeddedEvent.CLICKHOUSE_STOPPED, extra={"clean": clean})
+    _log.info(LogLine(EmbeddedEvent.CLICKHOUSE_STOPPED, {"clean": clean}))
     held.close()
 
 

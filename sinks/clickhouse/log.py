@@ -1,9 +1,9 @@
-"""What the sink says: an event's name and its fields as JSON, so that a reader can count events by name."""
+"""What the sink says."""
 
-import json
 import logging
 
 from observe.clickhouse_sink import ClickHouseSinkEvent
+from observe.log import LogLine
 
 __all__ = ["say"]
 
@@ -12,5 +12,4 @@ _log = logging.getLogger("meterlog.sink.clickhouse")
 
 def say(event: ClickHouseSinkEvent, level: int = logging.INFO, **fields: object) -> None:
     """Log one event."""
-    if _log.isEnabledFor(level):
-        _log.log(level, "%s %s", event, json.dumps(fields, default=str))
+    _log.log(level, LogLine(event, fields))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from observe.log import LogLine
 from observe.stripe_sink import StripeSinkEvent
 from schemas.intents import Target
 from sinks.stripe.client import StripeMeters, target_of
@@ -40,6 +41,7 @@ _LEVELS: Final[dict[StripeSinkEvent, int]] = {
     "sink.stripe.unknown": logging.WARNING,
     "sink.stripe.misconfigured": logging.ERROR,
     "sink.stripe.replaced": logging.ERROR,
+    "sink.stripe.broken": logging.CRITICAL,
 }
 
 
@@ -79,8 +81,8 @@ def run(config: StripeSinkConfig, stop: threading.Event) -> int:
     except Replaced as exc:
         _say("sink.stripe.replaced", why=exc)
         return EXIT_BROKEN
-    except Exception:
-        _logger.exception("sink.stripe.broken")
+    except Exception as exc:  # noqa: BLE001  the next process continues from the log
+        _say("sink.stripe.broken", exc, why=f"{type(exc).__name__}: {exc}")
         return EXIT_BROKEN
     return 0
 
@@ -238,8 +240,6 @@ async def _close(close: Callable[[], Awaitable[None]]) -> None:
         await asyncio.wait_for(close(), _CLOSE_S)
 
 
-def _say(event: StripeSinkEvent, **fields: object) -> None:
-    """One line: the event's name, then its fields that have a value."""
-    told = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-    level = _LEVELS.get(event, logging.INFO)
-    _logger.log(level, "%s %s", event, told)
+def _say(event: StripeSinkEvent, error: BaseException | None = None, **fields: object) -> None:
+    """Log one event; `error` with its traceback."""
+    _logger.log(_LEVELS.get(event, logging.INFO), LogLine(event, fields), exc_info=error)

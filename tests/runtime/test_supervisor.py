@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -184,40 +183,24 @@ def test_a_command_that_cannot_be_started_is_tried_again(supervisor: Supervisor,
     supervisor.wait_ready("a")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_ends_on_a_signal_and_leaves_no_child(number: signal.Signals, child: Callable[..., Child]) -> None:
-    supervisor = Supervisor()
-    supervisor.start(child("a", SERVE))
-    supervisor.wait_ready("a")
-    pid = pid_of(supervisor, "a")
-    before = signal.getsignal(number)
-    threading.Thread(target=lambda: _signal_when_handled(number, before)).start()
-    supervisor.run()
-    assert is_gone(pid)
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_signal_kills_what_is_left(child: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_child_that_takes_its_time_to_end_can_be_killed_meanwhile(
+    child: Callable[..., Child], tmp_path: Path
+) -> None:
     flag = tmp_path / "flag"
     supervisor = Supervisor()
     supervisor.start(child("a", STUBBORN, flag, is_ready=flag.exists, stop_wait_s=3600))
     supervisor.wait_ready("a")
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupt_twice() -> None:
-        _signal_when_handled(signal.SIGINT, before)
-        wait_until(lambda: supervisor._interrupts == 1, "the first was taken")
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt_twice).start()
-    supervisor.run()
+    stopping = threading.Thread(target=supervisor.stop)
+    stopping.start()
+    supervisor.kill("a")
+    stopping.join(30)
     assert of(supervisor, "a").exit_code == -signal.SIGKILL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children of a killed parent")
 def test_a_killed_supervisor_leaves_no_child(tmp_path: Path) -> None:
     script = """
-import pathlib, sys
+import pathlib, signal, sys
 from runtime.supervisor import Child, Supervisor
 supervisor = Supervisor()
 argv = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -225,7 +208,7 @@ for name in "ab":
     supervisor.start(Child(name, argv, pathlib.Path(sys.argv[1]) / name))
     supervisor.wait_ready(name)
 print(*(status.pid for status in supervisor.status()), flush=True)
-supervisor.run()
+signal.pause()
 """
     parent = python(script, tmp_path)
     pids = [int(pid) for pid in first_line(parent).split()]
@@ -244,9 +227,3 @@ def test_a_log_that_has_grown_large_is_moved_away_at_a_start(
     supervisor.start(child("a", "print('new', flush=True)\n" + SERVE))
     wait_until((tmp_path / "a.log.1").exists, "the old log is moved")
     wait_until(lambda: log.exists() and log.read_text() == "new\n", "the log begins anew")
-
-
-def _signal_when_handled(number: signal.Signals, before: object) -> None:
-    """Send the signal to this very process once `run` has taken it over: it would end the test run before."""
-    wait_until(lambda: signal.getsignal(number) is not before, "the signal is handled")
-    os.kill(os.getpid(), number)
