@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from streams.port import TABLES, Expiry, Row
 from streams.tables import Swept
 
-__all__ = ["SweptTable", "Sweeper", "sweep_until_cancelled"]
+__all__ = ["Sweeper", "SweptTable", "sweep_until_cancelled"]
 
 _DAY_MS: Final = 86_400_000
 _ROWS_PER_STEP: Final = 2_000  # 3 ms, during which nothing else runs on the loop

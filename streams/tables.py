@@ -93,7 +93,7 @@ class PartitionTable:
     def swept(self) -> Swept | None:
         """None: no pass was ever begun."""
         raw = self._db.get(_SWEPT_KEY)
-        return None if raw is None else Swept(*_SWEPT.unpack_from(raw), raw[_SWEPT.size :])
+        return None if raw is None else Swept(_SWEPT.unpack_from(raw)[0], raw[_SWEPT.size :])
 
     def sweep(self, keys: Iterable[bytes], swept: Swept) -> None:
         """Delete rows from here alone, in one batch with how far the pass has come. The changelog keeps them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.facts import EventDuplicate, EventRejected, Fact, Reason
 from billing.metering.rules import SEEN_MS, WINDOW_MS
-from billing.records import Genesis, Record, Tick, UsageEvent
+from billing.records import Genesis, Tick, UsageEvent
 from billing.state import Seen, SeenKey
 from schemas.codec import encode
 from schemas.ledger import LedgerReader
 from schemas.rows import SEEN, seen_expires_at_ms
 from streams.port import Epoch, Expiring, Expiry, PartitionFold, Row
 from streams.port import Record as OnTopic
-from streams.sweep import Sweeper, SweptTable
+from streams.sweep import Sweeper
 from streams.tables import Applied, Swept, TableFiles
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
@@ -54,7 +54,7 @@ class MemoryTable:
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         return sorted(item for item in self.rows.items() if start <= item[0] < stop)[:limit]
 
-    def sweep(self, keys: Sequence[bytes], swept: Swept) -> None:
+    def sweep(self, keys: Iterable[bytes], swept: Swept) -> None:
         for key in keys:
             del self.rows[key]
         self.swept = swept
@@ -72,7 +72,7 @@ class World:
         self._log: list[OnLog] = []
         self.restart()
 
-    def append(self, record: Record, at_ms: int, key: bytes | None = KEY) -> None:
+    def append(self, record: Genesis | Tick | UsageEvent, at_ms: int, key: bytes | None = KEY) -> None:
         """Put a record on the log and fold it; its epoch is not written yet."""
         self._log.append(OnLog(len(self._log), key, encode(record), at_ms))
         self._fold_rest()
@@ -92,8 +92,7 @@ class World:
 
     def sweep(self, rows_per_step: int = 1_000) -> None:
         """One step."""
-        tables: dict[str, SweptTable] = {**self._tables}
-        Sweeper(self._expiry, tables, rows_per_step).step()
+        Sweeper(self._expiry, self._tables, rows_per_step).step()
 
     def settle(self, at_ms: int, *, sweeps: bool) -> None:
         """The log's time comes to `at_ms`, all of it is written, and swept to the end."""
