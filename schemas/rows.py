@@ -62,6 +62,8 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
     incarnation: int
     partition_count: int
     operator_public_key: bytes
+    last_digest: bytes = b""
+    """Of the record folded last, with its key, headers and append time: read again, it shows a log that is another."""
 
     @property
     def partition_row(self) -> PartitionRow:
@@ -71,7 +73,9 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
 _decode_position = msgspec.msgpack.Decoder(PositionRow).decode
 
 
-def encode_position(next_offset: int, last_offset: int, last_append_ms: int, log_ms: int, row: PartitionRow) -> bytes:
+def encode_position(
+    next_offset: int, last_offset: int, last_append_ms: int, last_digest: bytes, log_ms: int, row: PartitionRow
+) -> bytes:
     return _encode(
         PositionRow(
             _VERSION,
@@ -83,6 +87,7 @@ def encode_position(next_offset: int, last_offset: int, last_append_ms: int, log
             row.incarnation,
             row.partition_count,
             row.operator_public_key,
+            last_digest,
         )
     )
 

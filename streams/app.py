@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from functools import partial
 from typing import Any
 
 import faust
 from aiokafka.structs import TopicPartition
 
 from streams.consumer import FoldConsumer, FoldTransport
+from streams.edges import Edges
 from streams.engine import Engine
 from streams.epoch import Gap, no_gap
 from streams.exit import stop_process
+from streams.log_reader import LogReader
 from streams.options import Options
 from streams.port import Fold
+from streams.producers import PartitionWriter
 from streams.recovery import FoldTables
-from streams.tables import RowTable
+from streams.tables import RowTable, TableFiles
 
 __all__ = ["FoldApp", "build_app"]
 
@@ -84,9 +88,11 @@ class FoldApp(faust.App):
 def build_app(options: Options, fold: Fold, partitions: int, gap: Gap = no_gap) -> FoldApp:
     """A worker's app, not started. To be called on the loop that it will run on; `partitions` is the source's count."""
     app = FoldApp(options.group, **_faust_settings(options, partitions))
-    app.engine = Engine(options, fold, gap, app.append, app.log_end, app.on_room)
+    files = TableFiles(options.data_dir / "tables", options.block_cache_bytes)
+    edges = Edges(partial(PartitionWriter, options=options), partial(LogReader, options.bootstrap_servers), files)
+    app.engine = Engine(options, fold, edges, gap, app.append, app.log_end, app.on_room)
     for name, changelog in options.topics.changelogs.items():
-        app.tables.add(RowTable(app, name, changelog, app.engine.files, partitions))
+        app.tables.add(RowTable(app, name, changelog, files, partitions))
     app.agent(app.topic(options.topics.source, key_type=bytes, value_type=bytes), name="usage-events")(_subscribe)
     return app
 

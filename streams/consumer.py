@@ -28,7 +28,7 @@ __all__ = ["FoldConsumer", "FoldThread", "FoldTransport", "Grant"]
 
 _POLL_S = 0.2  # how long a fetch waits for records, and so how long a seek may have to wait for the fetch
 _FETCH_WAIT_MS = 500  # Faust has 1,500 written into its code; a fetch that waits delays a stop and a new partition
-_RECORDS_PER_POLL = 4_000
+_RECORDS_PER_POLL = 1_000  # folded in one go: 50 ms, during which commits wait; with more they fall seconds behind
 _GRANT_WAIT_S = 1.0  # between two looks at the group's errors while nothing may be fetched
 
 
@@ -206,8 +206,10 @@ class FoldConsumer(driver.Consumer):
     def allow(self, partitions: Collection[int]) -> None:
         """Let the pump fetch these partitions of the source from where they stand."""
         source = self.app.engine.options.topics.source
-        self.grant = Grant(self.flow, frozenset(TopicPartition(source, number) for number in partitions))
-        self._thread.wake()
+        grant = Grant(self.flow, frozenset(TopicPartition(source, number) for number in partitions))
+        if grant != self.grant:
+            self.grant = grant
+            self._thread.wake()
 
     def withhold(self) -> None:
         """Nothing that is fetched from here on counts, until the next `allow`, which a seek must precede."""
@@ -223,6 +225,7 @@ class FoldConsumer(driver.Consumer):
         try:
             if self.is_current(grant):
                 self.app.engine.offer(runs)
+                self.allow(self.app.engine.hungry)
         except BaseException as error:  # noqa: BLE001  a run that nobody takes is lost
             stop_process("delivery of fetched records", error)
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
 from observe.streams import StreamsEvent
+from streams.edges import Edges, LogRange, Page, Reader
 from streams.epoch import Gap, commit
 from streams.exit import say
 from streams.loader import load
-from streams.log_reader import LogReader
 from streams.options import Options
-from streams.partition import EpochDone, OwnedPartition, Run
-from streams.port import TABLES, Fold, PartitionFold
-from streams.positions import Witnesses, start_offset
+from streams.overlay import PartitionRows
+from streams.partition import EpochDone, OwnedPartition, Run, Surroundings
+from streams.port import TABLES, Answer, Fold, LastRecord, PartitionFold, Stop
+from streams.positions import Witnesses, record_digest, start_offset
 from streams.producers import Writers
-from streams.tables import PartitionRows, TableFiles
 
-__all__ = ["Engine", "GroupOffsets", "Snapshot", "Taken"]
+__all__ = ["Answers", "Engine", "GroupOffsets", "Snapshot", "Taken", "no_answers"]
 
+Answers = Callable[[int, Sequence[Answer]], None]
+"""Takes a partition's answers as they are decided. It must not wait, nor raise: they are best effort."""
 GroupOffsets = Callable[[Collection[TopicPartition]], Awaitable[Mapping[TopicPartition, int | None]]]
 
 
@@ -37,6 +40,12 @@ class Snapshot(NamedTuple):
     """Owned now."""
     lag_count: int
     """Offsets between what is committed and the ends of the owned partitions, as of the last fetches."""
+    stops: Mapping[int, Stop]
+    """The owned partitions whose folds stand before a record."""
+
+
+def no_answers(partition: int, answers: Sequence[Answer]) -> None:
+    """Nobody is there to be told."""
 
 
 class Taken(NamedTuple):
@@ -54,23 +63,26 @@ class Engine:
         self,
         options: Options,
         fold: Fold,
+        edges: Edges,
         gap: Gap,
         append: Callable[[int, bytes], Awaitable[int]],
         log_end: Callable[[TopicPartition], int | None],
         on_room: Callable[[], None],
+        on_answers: Answers = no_answers,
     ) -> None:
         """`append` puts a record on the source; `on_room` is called when a full partition may be fetched again."""
         self.options = options
-        self.files = TableFiles(options.data_dir / "tables", options.block_cache_bytes)
         self.partitions: dict[int, PartitionFold] = {}
         """The folds of the partitions owned now, for whoever ticks them; not to be written by others."""
         self.append = append
         self._owned: dict[int, OwnedPartition] = {}
         self._fold = fold
+        self._edges = edges
         self._gap = gap
         self._log_end = log_end
         self._on_room = on_room
-        self._writers = Writers(options)
+        self._on_answers = on_answers
+        self._writers = Writers(edges.open_writer)
         self._turns = asyncio.Semaphore(options.transactions_at_once)
         self._record_count = self._epoch_count = 0
         self._commit_ms_last = 0.0
@@ -85,41 +97,43 @@ class Engine:
         the next call. Raises Contradiction.
         """
         await self._writers.own(partitions)
-        async with LogReader(self.options.bootstrap_servers) as reader:
+        async with self._edges.open_reader() as reader:
             tables = {
-                TopicPartition(topic, number): self.files.get(table, number)
+                TopicPartition(topic, number): self._edges.tables.get(table, number)
                 for number in partitions
                 for table, topic in self.options.topics.changelogs.items()
             }
             loaded_count = await load(reader, tables, self.options.now_ms(), self.options.state_age_max_ms)
             taken = {number: self._open(number) for number in partitions}
-            witnesses = await self._witnesses(reader, taken, group_offsets)
+            folds = {number: fold for number, (fold, _) in taken.items()}
+            witnesses = await self._witnesses(reader, folds, group_offsets)
         say(StreamsEvent.LOADED, partitions=sorted(partitions), changelog_records=loaded_count)
         return {
-            number: Taken(fold, rows, start_offset(number, fold.next_offset, witnesses[number]))
+            number: Taken(fold, rows, start_offset(number, fold, witnesses[number]))
             for number, (fold, rows) in taken.items()
         }
 
     def _open(self, number: int) -> tuple[PartitionFold, PartitionRows]:
-        rows = PartitionRows({table: self.files.get(table, number) for table in TABLES})
+        rows = PartitionRows({table: self._edges.tables.get(table, number) for table in TABLES})
         return self._fold.open(number, rows), rows
 
     async def _witnesses(
-        self, reader: LogReader, partitions: Collection[int], group_offsets: GroupOffsets
+        self, reader: Reader, folds: Mapping[int, PartitionFold], group_offsets: GroupOffsets
     ) -> dict[int, Witnesses]:
         """What the log, the ledger and the group say about each partition."""
         topics = self.options.topics
-        sources = {number: TopicPartition(topics.source, number) for number in partitions}
-        ledgers = {number: TopicPartition(topics.ledger, number) for number in partitions}
+        sources = {number: TopicPartition(topics.source, number) for number in folds}
+        ledgers = {number: TopicPartition(topics.ledger, number) for number in folds}
         ranges = await reader.ranges([*sources.values(), *ledgers.values()])
         offsets = await group_offsets(list(sources.values()))
         return {
             number: Witnesses(
                 source=ranges[sources[number]],
-                ledger_has_facts=await reader.has_records(ledgers[number], ranges[ledgers[number]]),
+                ledger_has_facts=await _has_records(reader, ledgers[number], ranges[ledgers[number]]),
                 group_offset=offsets[sources[number]],
+                last=await _record_at(reader, sources[number], ranges[sources[number]], fold.last),
             )
-            for number in partitions
+            for number, fold in folds.items()
         }
 
     # Folding
@@ -127,18 +141,32 @@ class Engine:
     def start(self, taken: Mapping[int, Taken]) -> None:
         """Fold what was taken, as soon as records come."""
         for number, (fold, rows, offset) in taken.items():
-            commit_epoch = partial(
-                commit,
-                writer=self._writers[number],
-                rows=rows,
-                topics=self.options.topics,
-                now_ms=self.options.now_ms,
-                gap=self._gap,
-            )
             self.partitions[number] = fold
-            self._owned[number] = OwnedPartition(
-                number, fold, offset, commit_epoch, self._turns, self.options, self._note, self._on_room
-            )
+            around = self._surroundings(number, rows)
+            self._owned[number] = OwnedPartition(number, fold, rows, offset, around, self.options)
+
+    def _surroundings(self, number: int, rows: PartitionRows) -> Surroundings:
+        commit_epoch = partial(
+            commit,
+            writer=self._writers[number],
+            rows=rows,
+            topics=self.options.topics,
+            now_ms=self.options.now_ms,
+            gap=self._gap,
+        )
+        return Surroundings(
+            commit=commit_epoch,
+            turns=self._turns,
+            follow=partial(self._follow, TopicPartition(self.options.topics.source, number)),
+            on_answers=partial(self._on_answers, number),
+            on_epoch=self._note,
+            on_room=self._on_room,
+        )
+
+    @asynccontextmanager
+    async def _follow(self, tp: TopicPartition, start: int) -> AsyncIterator[AsyncIterator[Page]]:
+        async with self._edges.open_reader() as reader, aclosing(reader.follow(tp, start)) as pages:
+            yield pages
 
     def offer(self, runs: list[Run]) -> None:
         """Give each fetched run to its partition. Raises RecordsLost."""
@@ -163,7 +191,7 @@ class Engine:
         return position is not None and position < owned.read_offset
 
     async def drain(self) -> None:
-        """Let the epochs in flight end, then own nothing.
+        """Let what was decided be committed, then own nothing.
 
         Writers stay open: who takes a partition over opens its own, and ours is refused from then on.
         """
@@ -182,7 +210,8 @@ class Engine:
         """Cheap; to be called on the worker's loop."""
         lag_count = sum(self._lag_of(owned) for owned in self._owned.values())
         partitions = tuple(sorted(self._owned))
-        return Snapshot(self._record_count, self._epoch_count, self._commit_ms_last, partitions, lag_count)
+        stops = {number: owned.fold.stop for number, owned in self._owned.items() if owned.fold.stop is not None}
+        return Snapshot(self._record_count, self._epoch_count, self._commit_ms_last, partitions, lag_count, stops)
 
     def _lag_of(self, owned: OwnedPartition) -> int:
         end = self._log_end(TopicPartition(self.options.topics.source, owned.number))
@@ -193,3 +222,24 @@ class Engine:
         self._record_count += done.record_count
         self._epoch_count += 1
         self._commit_ms_last = done.commit_ms
+
+
+async def _has_records(reader: Reader, tp: TopicPartition, held: LogRange) -> bool:
+    """Whether there is any committed record: a log of aborted transactions has offsets, and nothing to read."""
+    async with aclosing(reader.read({tp: held})) as pages:
+        async for page in pages:
+            if page.records:
+                return True
+    return False
+
+
+async def _record_at(reader: Reader, tp: TopicPartition, held: LogRange, last: LastRecord | None) -> LastRecord | None:
+    """What lies where the record folded last lay; None where no record does."""
+    if last is None or not held.start <= last.offset < held.end:
+        return None
+    async with aclosing(reader.read({tp: LogRange(last.offset, last.offset + 1)})) as pages:
+        async for page in pages:
+            for record in page.records:
+                if record.offset == last.offset:
+                    return LastRecord(record.offset, record_digest(record))
+    return None

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+from streams.edges import Applied, Writer
 from streams.errors import EpochUnfit
 from streams.options import TopicNames
+from streams.overlay import PartitionRows
 from streams.port import TABLES, Epoch, PartitionFold, Record
-from streams.producers import PartitionWriter
-from streams.tables import Applied, PartitionRows
 
-__all__ = ["GAPS", "Gap", "check_epoch", "commit", "no_gap"]
+__all__ = ["GAPS", "Gap", "check_epoch", "check_folded", "commit", "no_gap"]
 
 Gap = Callable[[str], None]
 
 GAPS: Final = (
-    "folded",
+    "taken",
     "begun",
     "sent",
     "acknowledged",
@@ -35,13 +35,13 @@ def no_gap(name: str) -> None:
 
 async def commit(
     epoch: Epoch,
-    writer: PartitionWriter,
+    writer: Writer,
     rows: PartitionRows,
     topics: TopicNames,
     now_ms: Callable[[], int],
     gap: Gap = no_gap,
 ) -> None:
-    """Make one epoch durable: wholly, or not at all.
+    """Make one epoch durable: wholly, or not at all. The fold goes on meanwhile, and reads the epoch's rows from `rows`.
 
     1. One Kafka transaction by the partition's own producer:
        1a. facts to the ledger, totals, dead letters, and the changed rows of both tables to their changelogs, the
@@ -57,7 +57,7 @@ async def commit(
     Raises what aiokafka raises (ProducerFenced: another owner); the caller must end the process. Kill tests, one a
     gap: tests/streams/test_kill_points.py.
     """
-    gap("folded")
+    gap("taken")
     # 1.
     await writer.begin()
     gap("begun")
@@ -94,12 +94,25 @@ def _outputs(epoch: Epoch, topics: TopicNames) -> dict[str, Collection[tuple[byt
     return {topic: items for topic, items in outputs.items() if items}
 
 
-def check_epoch(epoch: Epoch, records: Sequence[Record], fold: PartitionFold) -> None:
+def check_folded(records: Sequence[Record], fold: PartitionFold) -> Sequence[Record]:
+    """The records that a fold left, from the one that it stands before. Raises EpochUnfit when its position is another."""
+    stop = fold.stop
+    folded = records if stop is None else [record for record in records if record.offset < stop.offset]
+    rest = records[len(folded) :]
+    if rest and (stop is None or rest[0].offset != stop.offset):
+        message = f"the fold says that it stands before {stop}, which is none of its records"
+        raise EpochUnfit(message)
+    if folded and fold.next_offset != folded[-1].offset + 1:
+        message = f"records end at {folded[-1].offset + 1}, the fold's position is {fold.next_offset}"
+        raise EpochUnfit(message)
+    return rest
+
+
+def check_epoch(epoch: Epoch, fold: PartitionFold) -> None:
     """Hold the fold to its promises before anything is written. Raises EpochUnfit."""
-    expected = records[-1].offset + 1
-    if epoch.next_offset != expected or fold.next_offset != expected:
-        message = f"records end at {expected}, the epoch at {epoch.next_offset}, the position at {fold.next_offset}"
+    if epoch.next_offset != fold.next_offset:
+        message = f"the epoch ends at {epoch.next_offset}, the fold's position is {fold.next_offset}"
         raise EpochUnfit(message)
     if not epoch.rows.get(TABLES[0]):
-        message = f"the epoch up to {expected} changes no row of {TABLES[0]}: it lacks its position row"
+        message = f"the epoch up to {epoch.next_offset} changes no row of {TABLES[0]}: it lacks its position row"
         raise EpochUnfit(message)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aiokafka.structs import TopicPartition
 
 from observe.streams import StreamsEvent
+from streams.edges import Applied, LogRange, Page, Reader, Table
 from streams.errors import StateForeign
 from streams.exit import say
-from streams.log_reader import LogReader
-from streams.positions import LogRange
-from streams.tables import Applied, PartitionTable
+from streams.port import Row
 
 __all__ = ["load"]
 
 
-async def load(
-    reader: LogReader, tables: Mapping[TopicPartition, PartitionTable], now_ms: int, state_age_max_ms: int
-) -> int:
+async def load(reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: int, state_age_max_ms: int) -> int:
     """Apply what the tables lack of their changelogs; gives the number of records read.
 
     Each table goes on from its own position: a worker killed between the write batches of two tables leaves one
@@ -34,8 +31,7 @@ async def load(
             tables[tp].apply((), Applied(log_range.end, now_ms))
     loaded = 0
     async for page in reader.read(missing):
-        rows = ((record.key, record.value) for record in page.records)
-        tables[page.tp].apply(rows, Applied(page.next_offset, now_ms))
+        tables[page.tp].apply(_rows_of(page), Applied(page.next_offset, now_ms))
         loaded += len(page.records)
         await asyncio.sleep(0)  # heartbeats run on another thread, but a stop must be heard here
     for tp, part in missing.items():
@@ -43,7 +39,13 @@ async def load(
     return loaded
 
 
-def _prepare(tp: TopicPartition, table: PartitionTable, log_range: LogRange, now_ms: int, state_age_max_ms: int) -> int:
+def _rows_of(page: Page) -> Iterator[tuple[bytes, Row]]:
+    for record in page.records:
+        assert record.key is not None, "a changelog is compacted: the broker takes no record without a key"
+        yield record.key, record.value
+
+
+def _prepare(tp: TopicPartition, table: Table, log_range: LogRange, now_ms: int, state_age_max_ms: int) -> int:
     """The changelog offset from which `table` must be read; wipes a table that may lack deletions.
 
     Raises StateForeign when it reflects more than the changelog has.

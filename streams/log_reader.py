@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiokafka
 from aiokafka.structs import TopicPartition
 
-from streams.positions import LogRange
+from streams.edges import LogRange, Page
+from streams.header_names import read_leniently
 
-__all__ = ["LogReader", "Page"]
+__all__ = ["LogReader"]
 
 _RECORDS_PER_PAGE = 20_000
 _FETCH_WAIT_MS = 100
 _POLL_MS = 200
 
 
-class Page(NamedTuple):
-    """Records of one partition, in order, and where the reader stands after them."""
-
-    tp: TopicPartition
-    records: Sequence[aiokafka.ConsumerRecord]
-    next_offset: int
-
-
 class LogReader:
     """An open reader of committed records. Use as an async context manager."""
 
     def __init__(self, bootstrap_servers: str) -> None:
+        read_leniently()
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             enable_auto_commit=False,
@@ -58,12 +52,8 @@ class LogReader:
         )
         return {tp: LogRange(starts[tp], ends[tp]) for tp in wanted}
 
-    async def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncIterator[Page]:
-        """Every committed record from start to before end, partition by partition as they arrive.
-
-        Progress is the reader's position, not the last record's offset: what lies at the end is a transaction's
-        marker, which no reader is ever given.
-        """
+    async def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncGenerator[Page]:
+        """As `Reader.read`."""
         todo = {tp: part for tp, part in parts.items() if part.start < part.end}
         if not todo:
             return
@@ -80,11 +70,10 @@ class LogReader:
                     self._consumer.pause(tp)
                     del todo[tp]
 
-    async def has_records(self, tp: TopicPartition, log_range: LogRange) -> bool:
-        """Whether there is any committed record: a log of aborted transactions has offsets, and nothing to read."""
-        found = False
-        async for page in self.read({tp: log_range}):
-            found = found or bool(page.records)
-            if found:
-                break
-        return found
+    async def follow(self, tp: TopicPartition, start: int) -> AsyncGenerator[Page]:
+        """As `Reader.follow`."""
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, start)
+        while True:
+            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_PAGE)
+            yield Page(tp, pages.get(tp, ()), await self._consumer.position(tp))

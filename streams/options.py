@@ -58,16 +58,16 @@ class Options:
     """How long a stop may take before the process ends anyhow; it promises nothing that is not committed."""
     topics: TopicNames = field(default_factory=TopicNames)
     records_per_epoch_max: int = 8_000
-    """8,000 records are 100-200 ms of folding, during which nothing else runs on the loop."""
-    records_waiting_max: int = 20_000
-    """Of one partition: past it, its fetching pauses."""
-    epoch_interval_s: float = 0.05
+    """An epoch of so many closes as soon as the one before is committed."""
+    records_open_max: int = 20_000
+    """Of one partition, decided and not yet being committed: past it, folding and fetching pause. A fold that runs far
+    ahead of its commits would have much to do again after a crash, and rows to hold in memory meanwhile."""
+    epoch_interval_s: float = 0.1
     """Between the beginnings of two epochs of a partition, unless one is full: a trickle of events would otherwise make
     a transaction each, which costs worker and broker some 3 ms. The first after a pause does not wait."""
     transactions_at_once: int = 1
-    """How many partitions fold and commit at once. Another partition's fold holds up the loop while a transaction is open:
-    with four at once commits took up to 11 s on a busy machine, past the transaction's timeout; with one, 0.35 s. A
-    partition that waits for its turn gathers a larger epoch, and many small transactions would collapse (500/s)."""
+    """How many partitions commit at once. Many small transactions would collapse (500/s); a partition that waits for its
+    turn gathers a larger epoch."""
     commit_timeout_s: float = 60.0
     """A commit that takes longer ends the process; aiokafka would wait for a lost coordinator for ever."""
     transaction_timeout_ms: int = 10_000

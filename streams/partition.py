@@ -1,24 +1,25 @@
-"""One owned partition: fetched runs of records in, one epoch after another out, in the log's order."""
+"""One owned partition: fetched runs of records in, answers at once, and one epoch after another behind them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import chain
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from streams.epoch import check_epoch
+from observe.streams import StreamsEvent
+from streams.edges import Page
+from streams.epoch import check_epoch, check_folded
 from streams.errors import RecordsLost
-from streams.exit import ends_process
+from streams.exit import ends_process, say
 from streams.options import Options
-from streams.port import Epoch, PartitionFold, Record
+from streams.overlay import PartitionRows
+from streams.port import Answer, Epoch, PartitionFold, Record, Stop, StopKind
 
-__all__ = ["Commit", "EpochDone", "OwnedPartition", "Run"]
-
-Commit = Callable[[Epoch], Awaitable[None]]
+__all__ = ["EpochDone", "OwnedPartition", "Run", "Surroundings"]
 
 
 class Run(NamedTuple):
@@ -37,42 +38,58 @@ class EpochDone(NamedTuple):
     commit_ms: float
 
 
+class Surroundings(NamedTuple):
+    """What a partition needs of the worker around it."""
+
+    commit: Callable[[Epoch], Awaitable[None]]
+    turns: asyncio.Semaphore
+    """How many partitions commit at once."""
+    follow: Callable[[int], contextlib.AbstractAsyncContextManager[AsyncIterator[Page]]]
+    """The partition's committed records from an offset on, beside what is fetched."""
+    on_answers: Callable[[Sequence[Answer]], None]
+    on_epoch: Callable[[EpochDone], None]
+    on_room: Callable[[], None]
+    """Called when a partition that was full may be fetched again."""
+
+
 class OwnedPartition:
-    """Folds and commits one epoch at a time; what arrives meanwhile waits, and is folded together."""
+    """Folds records as they come, and commits behind the fold: while one epoch is committed, the next one fills.
+
+    Answers leave when their records are decided. They promise nothing about a commit, and need none: the records are
+    durable, and whoever folds them again decides the same.
+    """
 
     def __init__(
         self,
         number: int,
         fold: PartitionFold,
+        rows: PartitionRows,
         start_offset: int,
-        commit: Commit,
-        turns: asyncio.Semaphore,
+        around: Surroundings,
         options: Options,
-        on_epoch: Callable[[EpochDone], None],
-        on_room: Callable[[], None],
     ) -> None:
-        """`turns` limits how many partitions fold and commit at once; `on_room` is called when a full one has room."""
         self.number = number
         self.fold = fold
         self.read_offset = start_offset
         """The first offset that was not yet fetched."""
-        self._commit = commit
-        self._turns = turns
+        self._rows = rows
+        self._around = around
         self._options = options
-        self._on_epoch = on_epoch
-        self._on_room = on_room
         self._waiting: deque[Sequence[Record]] = deque()
-        self._waiting_count = self._in_flight_count = 0
-        self._wake = asyncio.Event()
+        """Fetched and not folded: the open epoch is full, or the fold stands."""
+        self._waiting_count = self._open_count = self._committing_count = 0
+        self._is_open = asyncio.Event()
+        """The open epoch has effects; also set by the end, which waits for nothing more."""
         self._hurry = asyncio.Event()
         self._next_epoch_at = 0.0
         self._closing = False
-        self.is_full = False
-        """More waits than should; no more is fetched until there is room."""
-        self._task = asyncio.create_task(ends_process(self._work(), f"fold of partition {number}"))
+        self._was_full = self.is_full
+        self._standing: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(ends_process(self._commit_epochs(), f"epochs of partition {number}"))
+        self._stand_if_stopped()
 
     def offer(self, run: Run) -> None:
-        """Take a fetched run. Raises RecordsLost when it does not begin where the last one ended.
+        """Fold a fetched run. Raises RecordsLost when it does not begin where the last one ended.
 
         Whatever empties a queue or moves a position behind the engine's back shows here, before a record is folded
         out of its order; the stock consumer loses such runs silently.
@@ -84,62 +101,124 @@ class OwnedPartition:
         if run.records:
             self._waiting.append(run.records)
             self._waiting_count += len(run.records)
-            self.is_full = self._waiting_count >= self._options.records_waiting_max
-            self._wake.set()
-            if self._waiting_count >= self._options.records_per_epoch_max:
-                self._hurry.set()
+            self._fold_waiting()
+
+    @property
+    def is_full(self) -> bool:
+        """What comes now would wait; no more is fetched until there is room."""
+        return bool(self._waiting) or self.fold.stop is not None
 
     @property
     def behind_count(self) -> int:
         """Records fetched and not yet committed."""
-        return self._waiting_count + self._in_flight_count
+        return self._waiting_count + self._open_count + self._committing_count
 
     async def drain(self) -> None:
-        """Let the epoch in flight end; what waits is dropped, and read again by whoever owns the partition next."""
+        """Commit what is decided; what waits is dropped, and read again by whoever owns the partition next."""
         self._closing = True
-        self._wake.set()
+        if self._standing is not None:
+            self._standing.cancel()
+            await asyncio.gather(self._standing, return_exceptions=True)
+        self._is_open.set()
         self._hurry.set()
         await self._task
 
-    async def _work(self) -> None:
-        while await self._has_work():
-            async with self._turns:
-                if not self._closing:
-                    await self._fold_one_epoch(self._take())
+    # Folding
 
-    async def _has_work(self) -> bool:
-        """Wait for records, and until the next epoch may begin: soon after the last one only when it is full."""
-        await self._wake.wait()
+    def _fold_waiting(self) -> None:
+        """Fold what waits, while the open epoch has room and nothing stops the fold."""
+        while self._waiting and self._may_fold:
+            self._fold(self._waiting.popleft())
+        self._stand_if_stopped()
+        was_full, self._was_full = self._was_full, self.is_full
+        if was_full and not self._was_full:
+            self._around.on_room()
+
+    @property
+    def _may_fold(self) -> bool:
+        return not self._closing and self.fold.stop is None and self._open_count < self._options.records_open_max
+
+    def _fold(self, records: Sequence[Record]) -> None:
+        stop_before = self.fold.stop
+        answers = self.fold.fold(records, self._options.now_ms())
+        rest = check_folded(records, self.fold)
+        if rest:
+            self._waiting.appendleft(rest)
+        folded_count = len(records) - len(rest)
+        self._waiting_count -= folded_count
+        self._open_count += folded_count
+        stop = self.fold.stop
+        is_newly_parked = stop is not None and stop.kind is StopKind.PARKED and stop != stop_before
+        if folded_count or is_newly_parked:
+            self._is_open.set()
+        if self._open_count >= self._options.records_per_epoch_max:
+            self._hurry.set()
+        if answers:
+            self._around.on_answers(answers)
+
+    # Standing before a record
+
+    def _stand_if_stopped(self) -> None:
+        if self.fold.stop is not None and self._standing is None and not self._closing:
+            self._standing = asyncio.create_task(ends_process(self._stand(), f"standing of partition {self.number}"))
+
+    async def _stand(self) -> None:
+        """Until the fold goes on. Other partitions do meanwhile."""
+        while (stop := self.fold.stop) is not None:
+            fields = {"partition": self.number, "offset": stop.offset, "kind": stop.kind, "message": stop.message}
+            say(StreamsEvent.STANDS, logging.ERROR, **fields)
+            await self._until_let_through(stop)
+            say(StreamsEvent.GOES_ON, partition=self.number, offset=stop.offset, kind=stop.kind)
+            self._fold_waiting()
+        self._standing = None
+
+    async def _until_let_through(self, stop: Stop) -> None:
+        """An order behind the record lets it through; so does the clock, where that is all it waits for."""
+        async with self._around.follow(stop.offset + 1) as pages:
+            async for page in pages:
+                if any(self.fold.hear(record) for record in page.records):
+                    return
+                if stop.kind is StopKind.AHEAD:
+                    self._fold(self._waiting.popleft())
+                if self.fold.stop != stop:
+                    return
+
+    # Committing
+
+    async def _commit_epochs(self) -> None:
+        while await self._has_epoch():
+            async with self._around.turns:
+                await self._commit_one()
+
+    async def _has_epoch(self) -> bool:
+        """Wait for effects, and for their epoch to close: soon after the last one began only when it is full."""
+        await self._is_open.wait()
         if self._next_epoch_at > asyncio.get_running_loop().time():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._next_epoch_at):
                     await self._hurry.wait()
-        return not self._closing
+        return self._has_effects
 
-    def _take(self) -> Sequence[Record]:
-        """The oldest records that wait, as many as an epoch may have; at least one run."""
-        taken = [self._waiting.popleft()]
-        count = len(taken[0])
-        while self._waiting and count + len(self._waiting[0]) <= self._options.records_per_epoch_max:
-            taken.append(self._waiting.popleft())
-            count += len(taken[-1])
-        self._waiting_count -= count
-        if not self._waiting and not self._closing:
-            self._wake.clear()
-        if self._waiting_count < self._options.records_per_epoch_max and not self._closing:
-            self._hurry.clear()
-        if self.is_full and self._waiting_count < self._options.records_waiting_max // 2:
-            self.is_full = False
-            self._on_room()
-        return taken[0] if len(taken) == 1 else list(chain.from_iterable(taken))
+    @property
+    def _has_effects(self) -> bool:
+        """False only at the end: what woke the committer was the wish to end."""
+        return self._open_count > 0 or not self._closing
 
-    async def _fold_one_epoch(self, records: Sequence[Record]) -> None:
-        self._in_flight_count = len(records)
+    async def _commit_one(self) -> None:
+        """Commit the open epoch, which grew until its turn came; the next one fills meanwhile."""
         self._next_epoch_at = asyncio.get_running_loop().time() + self._options.epoch_interval_s
-        epoch = self.fold.fold(records)
-        check_epoch(epoch, records, self.fold)
+        epoch = self.fold.take()
+        check_epoch(epoch, self.fold)
+        self._rows.hold(epoch.rows)
+        self._committing_count, self._open_count = self._open_count, 0
+        if not self._closing:
+            self._is_open.clear()
+            self._hurry.clear()
+        self._fold_waiting()
         began = time.perf_counter()
         async with asyncio.timeout(self._options.commit_timeout_s):
-            await self._commit(epoch)
-        self._in_flight_count = 0
-        self._on_epoch(EpochDone(len(records), (time.perf_counter() - began) * 1_000))
+            await self._around.commit(epoch)
+        self._rows.release()
+        done = EpochDone(self._committing_count, (time.perf_counter() - began) * 1_000)
+        self._committing_count = 0
+        self._around.on_epoch(done)

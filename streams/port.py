@@ -1,16 +1,31 @@
-"""What the engine asks of a fold: records of one partition in, one epoch of effects out.
+"""What the engine asks of a fold: records of one partition in, answers at once, one epoch of effects after another out.
 
 The engine moves bytes and keeps the durability order; it knows nothing about what the records mean. A fold
-decides what they mean; it does no I/O of its own and keeps nothing that its rows do not hold.
+decides what they mean; it does no I/O of its own and keeps nothing that its rows do not hold, but for the open epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["TABLES", "Epoch", "Expiring", "Expiry", "Fold", "PartitionFold", "Record", "Row", "Store"]
+__all__ = [
+    "TABLES",
+    "Answer",
+    "Epoch",
+    "Expiring",
+    "Expiry",
+    "Fold",
+    "LastRecord",
+    "PartitionFold",
+    "Record",
+    "Row",
+    "Stop",
+    "StopKind",
+    "Store",
+]
 
 TABLES = ("accounts", "seen")
 """The tables of a partition; the position row lies in the first."""
@@ -38,10 +53,10 @@ class Record(Protocol):
 
 
 class Store(Protocol):
-    """Read side of one partition's tables: the rows of every epoch that `fold` has returned.
+    """Read side of one partition's tables: the rows of every epoch that was taken.
 
-    Whether their commit has ended makes no difference to a reader. The rows of the epoch that is still being
-    folded are not in it: the fold keeps those itself until it returns them.
+    Whether their commit has ended makes no difference to a reader. The rows of the open epoch are not in it: the fold
+    keeps those itself until `take` gives them away.
     """
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[Row]:
@@ -51,9 +66,51 @@ class Store(Protocol):
         """Give up to `limit` rows with start <= key < stop, in key order."""
 
 
+class Answer(NamedTuple):
+    """What whoever asked is told, the moment its record is decided.
+
+    It waits for no commit: the record is durable, and whoever folds the log again decides it the same way.
+    """
+
+    offset: int
+    """Of the record that asked."""
+    request_id: bytes
+    body: bytes
+    """A function of the record's facts, and of nothing else."""
+
+
+class StopKind(StrEnum):
+    """Why a fold stands before a record."""
+
+    AHEAD = "ahead"
+    """It was appended at a time that this worker's clock has not reached: the clock may, or an order decides."""
+    PARKED = "parked"
+    """It cannot be decided as things are. Only an operator's order lets the fold go on, whoever owns the partition."""
+    BEHAVIOUR = "behaviour"
+    """It is to be decided by rules that this worker does not have: a newer one must take the partition."""
+
+
+class Stop(NamedTuple):
+    """A fold that stands before a record. What was decided before it is committed; other partitions go on."""
+
+    offset: int
+    """The record that is not folded: the fold's position."""
+    kind: StopKind
+    message: str
+    """What happened, and the command that goes on."""
+
+
+class LastRecord(NamedTuple):
+    """The record folded last, as the position row tells it: read again at each take-over, it shows a log that is another."""
+
+    offset: int
+    digest: bytes
+    """`streams.positions.record_digest`."""
+
+
 @dataclass(slots=True)
 class Epoch:
-    """What one run of records caused; committed as a whole or not at all."""
+    """What a stretch of the log caused; committed as a whole or not at all."""
 
     ledger: list[tuple[bytes | None, bytes]]
     """Facts as (key, value), in order, for the ledger partition with the source's number."""
@@ -76,18 +133,35 @@ class PartitionFold(Protocol):
 
     @property
     def next_offset(self) -> int | None:
-        """Offset of the next record to fold, from the position row; None where there is no position row.
+        """Offset of the next record to fold; None where there is no position row and nothing was folded."""
 
-        After `fold` it equals the returned epoch's, else the worker stops.
+    @property
+    def last(self) -> LastRecord | None:
+        """The record folded last, where the position row has one."""
+
+    @property
+    def stop(self) -> Stop | None:
+        """Set while the fold stands before the record at `next_offset`."""
+
+    def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
+        """Decide `records` (offsets ascending, none twice, the first at or behind next_offset), up to one that stops it.
+
+        Effects gather in the open epoch. Offsets may have holes: transaction markers and aborted records take offsets
+        of the source topic. `now_ms` is the worker's clock, which may delay a decision and never changes one.
+        Standing `ahead`, it may be called again with the records from the stop's offset on; standing otherwise, it must
+        not be called until `hear` says so. Raising ends the process: nothing of the open epoch is written, and the
+        successor folds the same records. Blocks the worker's loop while it runs. Returning promises nothing about
+        durability.
         """
 
-    def fold(self, records: Sequence[Record]) -> Epoch:
-        """Decide `records` (at least one; offsets ascending, none twice, all >= next_offset) and give what they caused.
+    def take(self) -> Epoch:
+        """Close the open epoch and begin the next. Its rows belong to the store from here on.
 
-        Offsets may have holes: transaction markers and aborted records take offsets of the source topic.
-        Raising ends the process: nothing of the epoch is written, and the successor folds the same records.
-        Blocks the event loop of the worker while it runs. Returning promises nothing about durability.
+        Called when records were folded since the last call, or when the fold came to stand.
         """
+
+    def hear(self, record: Record) -> bool:
+        """Look at a record behind the one that the fold stands before; True: it is an order that lets the fold go on."""
 
 
 class Fold(Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import aiokafka
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from streams.edges import Writer
 from streams.options import Options
 
 __all__ = ["PartitionWriter", "Sent", "Writers"]
@@ -96,11 +97,11 @@ class PartitionWriter:
 class Writers:
     """The writers of the partitions that this worker owns."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._open: dict[int, PartitionWriter] = {}
+    def __init__(self, make: Callable[[int], Writer]) -> None:
+        self._make = make
+        self._open: dict[int, Writer] = {}
 
-    def __getitem__(self, partition: int) -> PartitionWriter:
+    def __getitem__(self, partition: int) -> Writer:
         return self._open[partition]
 
     async def own(self, partitions: Collection[int]) -> None:
@@ -114,6 +115,6 @@ class Writers:
         await asyncio.gather(*(self._open_one(number) for number in partitions if number not in self._open))
 
     async def _open_one(self, partition: int) -> None:
-        writer = PartitionWriter(partition, self._options)
+        writer = self._make(partition)
         await writer.open()
         self._open[partition] = writer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ import rocksdict
 from faust.stores.base import Store as FaustStore
 from faust.types.tuples import TP
 
+from streams.edges import Applied
 from streams.port import Row
 
-__all__ = ["Applied", "PartitionRows", "PartitionTable", "RowTable", "Swept", "TableFiles"]
+__all__ = ["PartitionTable", "RowTable", "Swept", "TableFiles"]
 
 # Both sort behind every key that begins with text, and are never given to a fold.
 _APPLIED_KEY = b"\xff\xffmeterlog applied"
@@ -26,15 +27,6 @@ _WRITE_BUFFER_BYTES = 8 << 20  # two a database; 12 partitions with two tables s
 _TARGET_FILE_BYTES = 32 << 20
 _OPEN_FILES_MAX = 128
 _BLOOM_BITS_PER_KEY = 10  # 1 % false positives: an id never seen before costs 1.4 µs instead of a disk read
-
-
-class Applied(NamedTuple):
-    """How far a local table reflects its changelog."""
-
-    next_offset: int
-    """The first changelog offset that it does not reflect."""
-    as_of_ms: int
-    """When it was known to be complete to there, by the worker's clock."""
 
 
 class Swept(NamedTuple):
@@ -142,22 +134,6 @@ def _rocksdb_options(cache: rocksdict.Cache) -> rocksdict.Options:
     return options
 
 
-class PartitionRows:
-    """Both tables of one partition: the `Store` that a fold reads."""
-
-    def __init__(self, tables: Mapping[str, PartitionTable]) -> None:
-        self._tables = tables
-
-    def get_many(self, table: str, keys: Sequence[bytes]) -> list[Row]:
-        return self._tables[table].get_many(keys)
-
-    def scan(self, table: str, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return self._tables[table].scan(start, stop, limit)
-
-    def apply(self, table: str, rows: Mapping[bytes, Row], applied: Applied) -> None:
-        self._tables[table].apply(rows.items(), applied)
-
-
 class TableFiles:
     """The open databases of a worker, by table and partition."""
 
@@ -183,7 +159,7 @@ class TableFiles:
 class RowTable(faust.Table):
     """A Faust table in name: its changelog is co-partitioned with the source and assigned with it.
 
-    Rows are read through `PartitionRows` and written by epochs and by recovery, never through Faust's mapping, which
+    Rows are read through `streams.overlay` and written by epochs and by recovery, never through Faust's mapping, which
     sends one changelog record a row and forgets whether it was acknowledged.
     """
 

@@ -25,7 +25,8 @@ from schemas.rows import (
     seen_expires_at_ms,
 )
 from schemas.totals import encode_stripe_hour, encode_total
-from streams.port import Epoch, Expiry, PartitionFold, Record, Store
+from streams.port import Answer, Epoch, Expiry, LastRecord, PartitionFold, Record, Stop, Store
+from streams.positions import record_digest
 from streams.rows import StoreState
 
 __all__ = ["UsageFold", "UsagePartition"]
@@ -68,20 +69,41 @@ class UsagePartition:
         self._log_ms = position.log_ms if position else 0
         self._last_offset = position.last_offset if position else -1
         self._last_append_ms = position.last_append_ms if position else 0
+        self._last_digest = position.last_digest if position else b""
+        self._last_record: Record | None = None
+        """The record folded last, where this life of the fold has folded any."""
         self.next_offset: int | None = position.next_offset if position else None
+        self.stop: Stop | None = None
+        self._epoch = Epoch([], {}, [], {}, self.next_offset or 0)
 
-    def fold(self, records: Sequence[Record]) -> Epoch:
+    @property
+    def last(self) -> LastRecord | None:
+        """The record folded last, as the position row tells it."""
+        digest = self._digest_of_last()
+        return LastRecord(self._last_offset, digest) if digest else None
+
+    def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
         """Decide the records in their order. Raises NoGenesis where the partition is not a deployment's."""
         decoded = [decode_record(record.value) for record in records]
         self._load(records, decoded)
-        epoch = Epoch(ledger=[], totals={}, dead_letters=[], rows={}, next_offset=records[-1].offset + 1)
         for record, value in zip(records, decoded, strict=True):
-            self._fold_one(record, value, epoch)
+            self._fold_one(record, value, self._epoch)
+        return ()
+
+    def take(self) -> Epoch:
+        """Encode what the open epoch changed, once a row; the next epoch begins empty."""
+        epoch = self._epoch
+        assert self.next_offset is not None, "an epoch is taken when records were folded"
+        epoch.next_offset = self.next_offset
         self._publish_totals(epoch)
         epoch.rows = self._state.take()
         epoch.rows[TOTALS.table][POSITION_KEY] = self._position_row(epoch.next_offset)
-        self.next_offset = epoch.next_offset
+        self._epoch = Epoch([], {}, [], {}, epoch.next_offset)
         return epoch
+
+    def hear(self, record: Record) -> bool:
+        """No order lets a stopped fold go on yet."""
+        return False
 
     def is_due(self, now_ms: int) -> bool:
         """Whether a tick appended now would close anything."""
@@ -112,7 +134,8 @@ class UsagePartition:
         key = record.key if len(record.key or b"") <= _COPIED_BYTES_MAX else None
         for data in encode_facts(position, self._log_ms, source, facts):
             epoch.ledger.append((key, data))
-        self._last_offset, self._last_append_ms = record.offset, record.timestamp
+        self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
+        self.next_offset = record.offset + 1
 
     def _incarnation(self, value: LogRecord) -> int:
         if self._state.partition is not None:
@@ -154,7 +177,14 @@ class UsagePartition:
         if partition_row is None:
             message = f"partition {self._partition} has no genesis; make its topics with: meterlog topics create"
             raise NoGenesis(message)
-        return encode_position(next_offset, self._last_offset, self._last_append_ms, self._log_ms, partition_row)
+        digest = self._digest_of_last()
+        return encode_position(
+            next_offset, self._last_offset, self._last_append_ms, digest, self._log_ms, partition_row
+        )
+
+    def _digest_of_last(self) -> bytes:
+        """Reckoned for one record of an epoch, not for each."""
+        return self._last_digest if self._last_record is None else record_digest(self._last_record)
 
 
 def _dead_letter(

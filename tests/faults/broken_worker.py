@@ -20,9 +20,9 @@ from runtime.settings import load_settings
 from streams import engine, epoch
 from streams.epoch import Gap
 from streams.options import Options, TopicNames
+from streams.overlay import PartitionRows
 from streams.port import Epoch
 from streams.producers import PartitionWriter
-from streams.tables import PartitionRows
 from streams.usage import UsageFold
 from streams.worker import run_worker
 

@@ -34,8 +34,8 @@ def log() -> list[LogRecord]:
 
 def ledger_of(records: list[LogRecord]) -> list[LogRecord]:
     fold = UsageFold(BUILTIN_CATALOG).open(0, MemoryStore())
-    epoch = fold.fold([OnLog(r.offset, r.key, r.value, r.append_ms) for r in records])
-    return [LogRecord(n, key, value, NOW_MS) for n, (key, value) in enumerate(epoch.ledger)]
+    fold.fold([OnLog(r.offset, r.key, r.value, r.append_ms) for r in records], NOW_MS)
+    return [LogRecord(n, key, value, NOW_MS) for n, (key, value) in enumerate(fold.take().ledger)]
 
 
 def audited(records: list[LogRecord], ledger: list[LogRecord], start: int = 0, end: int = 7) -> Audit:

@@ -9,12 +9,13 @@ from typing import Any, Final
 from aiokafka.structs import TopicPartition
 
 from streams import consumer, engine, partition, recovery
+from streams.edges import Applied
 from streams.epoch import Gap
 from streams.options import TopicNames
+from streams.overlay import PartitionRows
 from streams.partition import OwnedPartition, Run
 from streams.port import TABLES, Epoch
 from streams.producers import PartitionWriter
-from streams.tables import Applied, PartitionRows
 
 
 async def _send(epoch: Epoch, writer: PartitionWriter, topics: TopicNames) -> dict[str, int]:

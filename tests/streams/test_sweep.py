@@ -18,10 +18,11 @@ from billing.state import Seen, SeenKey
 from schemas.codec import encode
 from schemas.ledger import LedgerReader
 from schemas.rows import SEEN, seen_expires_at_ms
+from streams.edges import Applied
 from streams.port import Epoch, Expiring, Expiry, PartitionFold, Row
 from streams.port import Record as OnTopic
 from streams.sweep import Sweeper
-from streams.tables import Applied, Swept, TableFiles
+from streams.tables import Swept, TableFiles
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
 from tests.streams.toy import ToyFold
@@ -138,7 +139,8 @@ class World:
 
 
 def fold_epoch(fold: PartitionFold, records: Sequence[OnTopic]) -> Epoch:
-    return fold.fold(records)
+    fold.fold(records, now_ms=records[-1].timestamp)
+    return fold.take()
 
 
 def opened() -> World:

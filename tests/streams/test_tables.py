@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import rocksdict
 
+from streams.edges import Applied
 from streams.errors import DirectoryInUse
 from streams.lock import hold_directory
-from streams.tables import Applied, PartitionRows, TableFiles
+from streams.overlay import PartitionRows
+from streams.tables import TableFiles
 
 CACHE_BYTES = 1 << 20
 
@@ -70,7 +72,7 @@ def test_a_wiped_table_is_new(files: TableFiles) -> None:
 def test_a_kill_within_a_wipe_leaves_a_table_that_opens(tmp_path: Path, victim: str) -> None:
     """Killed when the first of its files is gone."""
     script = (
-        "import os, pathlib, shutil, signal; from streams.tables import Applied, TableFiles\n"
+        "import os, pathlib, shutil, signal; from streams.edges import Applied; from streams.tables import TableFiles\n"
         "def die(path, **_):\n"
         "    if path.exists():\n"
         f"        next(path.glob({victim!r})).unlink(); os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -89,7 +91,7 @@ def test_a_kill_within_a_wipe_leaves_a_table_that_opens(tmp_path: Path, victim: 
 def test_a_killed_process_leaves_whole_batches(tmp_path: Path) -> None:
     """Written, and killed before anything was flushed or closed: the batch is there, its position with it."""
     script = (
-        "import os, signal; from pathlib import Path; from streams.tables import Applied, TableFiles\n"
+        "import os, signal; from pathlib import Path; from streams.edges import Applied; from streams.tables import TableFiles\n"
         f"t = TableFiles(Path({str(tmp_path)!r}), {CACHE_BYTES}).get('accounts', 0)\n"
         "t.apply([(b'%d' % n, b'x' * 100) for n in range(1000)], Applied(1000, 5))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -1,6 +1,7 @@
 """The fold of usage events over a store: the same as the pure rules in memory, however the log is cut into epochs."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -56,12 +57,19 @@ def history(rng: random.Random) -> list[OnLog]:
     return log
 
 
+def fold_all(log: Sequence[OnLog], store: MemoryStore) -> Epoch:
+    """One epoch of one life of the fold."""
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    fold.fold(log, now_ms=log[-1].timestamp)
+    return fold.take()
+
+
 def run(log: list[OnLog], cuts: list[int]) -> tuple[list[bytes], dict[bytes, bytes], MemoryStore]:
     """The ledger, the last totals and the store after folding `log` in epochs cut at `cuts`, each by a new process."""
     store, ledger, totals = MemoryStore(), list[bytes](), dict[bytes, bytes]()
     for start, stop in zip([0, *cuts], [*cuts, len(log)], strict=True):
         if start < stop:
-            epoch: Epoch = UsageFold(BUILTIN_CATALOG).open(0, store).fold(log[start:stop])
+            epoch = fold_all(log[start:stop], store)
             store.apply(epoch)
             ledger += [value for _, value in epoch.ledger]
             totals |= epoch.totals
@@ -111,7 +119,7 @@ def test_a_total_that_opens_and_closes_in_one_epoch_is_published() -> None:
 
 def test_a_record_that_is_no_event_is_kept_whole_in_its_dead_letter() -> None:
     log = [OnLog(0, None, encode(GENESIS), START_MS), OnLog(1, b"k", b"garbage", START_MS, (("h", b"v"),))]
-    epoch = UsageFold(BUILTIN_CATALOG).open(0, MemoryStore()).fold(log)
+    epoch = fold_all(log, MemoryStore())
     ((key, letter),) = epoch.dead_letters
     assert key == b"1/0/1"
     found = decode(letter)
@@ -134,7 +142,7 @@ def test_a_record_larger_than_its_topic_takes_unpacked_fits_every_output(
     key: bytes, value: bytes, headers: tuple[tuple[str, bytes], ...]
 ) -> None:
     log = [OnLog(0, None, encode(GENESIS), START_MS), OnLog(1, key, value, START_MS, headers)]
-    epoch = UsageFold(BUILTIN_CATALOG).open(0, MemoryStore()).fold(log)
+    epoch = fold_all(log, MemoryStore())
     ((_, letter),) = epoch.dead_letters
     assert "the ledger has it whole" in decode(letter).message  # type: ignore[union-attr]
     assert max(len(k or b"") + len(data) for k, data in [*epoch.dead_letters, *epoch.ledger]) < 2_000_000
@@ -146,4 +154,4 @@ def test_a_record_larger_than_its_topic_takes_unpacked_fits_every_output(
 def test_a_partition_without_a_genesis_is_refused() -> None:
     key, value = event(1, "c", START_MS)
     with pytest.raises(NoGenesis, match="meterlog topics create"):
-        UsageFold(BUILTIN_CATALOG).open(0, MemoryStore()).fold([OnLog(0, key, value, START_MS)])
+        fold_all([OnLog(0, key, value, START_MS)], MemoryStore())

@@ -13,8 +13,9 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runtime.embedded.kafka import EmbeddedKafka
+from streams.edges import Applied
 from streams.exit import EXIT_SURPRISE
-from streams.tables import Applied, TableFiles
+from streams.tables import TableFiles
 from tests.streams.audit import differences
 from tests.streams.conftest import MakeWorld
 from tests.streams.worker_process import EXIT_REFUSED, Plan
