@@ -30,8 +30,16 @@ sink = typer.Typer(no_args_is_help=True, help="Run a sink: what leaves the log."
 topics = typer.Typer(no_args_is_help=True, help="The deployment's topics.")
 keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once; only its digest is kept.")
 events = typer.Typer(no_args_is_help=True, help="Usage events.")
+dead_letters = typer.Typer(no_args_is_help=True, help="What was refused: why, and sending it again after a fix.")
 embedded = typer.Typer(no_args_is_help=True, hidden=True, help="Parts of the embedded stack.")
-for name, group in (("sink", sink), ("topics", topics), ("keys", keys), ("events", events), ("embedded", embedded)):
+for name, group in (
+    ("sink", sink),
+    ("topics", topics),
+    ("keys", keys),
+    ("events", events),
+    ("dead-letters", dead_letters),
+    ("embedded", embedded),
+):
     app.add_typer(group, name=name)
 
 DataDir = Annotated[
@@ -220,6 +228,75 @@ def events_send(
     sys.exit(0 if sent.complete else _DIFFERS_EXIT)
 
 
+LetterReason = Annotated[str | None, typer.Option("--reason", help="Only letters of this reason, as `list` shows it.")]
+LetterOrg = Annotated[str | None, typer.Option("--org", help="Only letters whose key names this organisation.")]
+Since = Annotated[str | None, typer.Option("--since", help="RFC 3339; only what was appended then or later.")]
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    reason: LetterReason = None,
+    org: LetterOrg = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show: the newest.")] = 100,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """What was refused, the newest last, and what of it was replayed."""
+    from runtime.dead_letters import list_letters, print_letters
+
+    selection = _letters([], reason, org, since)
+    print_letters(*list_letters(_settings(data_dir).bootstrap_servers, selection, limit), as_json=as_json)
+
+
+@dead_letters.command("show")
+def dead_letters_show(
+    letter: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="As `dead-letters list` shows it.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """One refused record as far as it can be read, why it was refused, and what one can do about it."""
+    from billing.catalog.builtin import BUILTIN_CATALOG
+    from runtime.dead_letters import print_letter, show_letter
+    from runtime.letters import parse_id
+    from runtime.processes import now_ms
+
+    servers = _settings(data_dir).bootstrap_servers
+    print_letter(show_letter(servers, parse_id(letter), BUILTIN_CATALOG, now_ms()), as_json=as_json)
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    letters: Annotated[
+        list[str] | None, typer.Argument(metavar="[PARTITION/OFFSET]...", help="As `dead-letters list` shows them.")
+    ] = None,
+    reason: LetterReason = None,
+    org: LetterOrg = None,
+    since: Since = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also what was replayed before; ids keep it harmless.")
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Append refused records to the log again, as they were, where their keys belong. Exit 1 where one was left out."""
+    from rich.console import Console
+
+    from billing.catalog.builtin import BUILTIN_CATALOG
+    from runtime.dead_letters import print_replayed, replay_letters
+    from runtime.processes import now_ms
+
+    selection = _letters(letters or [], reason, org, since)
+    if not (selection.ids or selection.reason or selection.org):
+        message = "say which letters to replay: PARTITION/OFFSET of each, --reason or --org"
+        raise CommandError(message)
+    servers, console = _settings(data_dir).bootstrap_servers, Console(stderr=True)
+    done = replay_letters(servers, selection, BUILTIN_CATALOG, now_ms, console, dry_run=dry_run, again=again)
+    print_replayed(done, as_json=as_json)
+    sys.exit(0 if done.complete else _DIFFERS_EXIT)
+
+
 @embedded.command("fetch")
 def embedded_fetch() -> None:
     """Download what the embedded Kafka needs."""
@@ -248,6 +325,23 @@ def _settings(data_dir: Path | None) -> Any:
     from runtime.settings import load_settings
 
     return load_settings(data_dir)
+
+
+def _letters(ids: list[str], reason: str | None, org: str | None, since: str | None) -> Any:
+    """What the options select. Raises CommandError for a reason that is none, or a moment that is none."""
+    from billing.errors import InvalidField
+    from billing.facts import Reason
+    from runtime.letters import Selection, parse_id
+    from schemas.timestamps import parse_timestamp
+
+    if reason is not None and reason not in list(Reason):
+        message = f"--reason: {reason[:48]!r} is none of {', '.join(Reason)}"
+        raise CommandError(message)
+    try:
+        since_ms = None if since is None else parse_timestamp("--since", since) // 1_000
+    except InvalidField as exc:
+        raise CommandError(str(exc)) from exc
+    return Selection(tuple(parse_id(each) for each in ids), None if reason is None else Reason(reason), org, since_ms)
 
 
 def _stop_on_signal() -> threading.Event:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.errors import BrokerError
 
-__all__ = ["LogRecord", "Range", "explained", "partitions_of", "range_of", "read"]
+__all__ = ["LogRecord", "Range", "explained", "offset_at", "partitions_of", "range_of", "read"]
 
 _TIMEOUT_S = 15.0
 _POLL_S = 0.5
@@ -54,6 +54,14 @@ def range_of(bootstrap_servers: str, topic: str, partition: int) -> Range:
     with _consumer(bootstrap_servers) as consumer:
         asked = TopicPartition(topic, partition)
         return Range(*_patiently(lambda: consumer.get_watermark_offsets(asked, timeout=_TIMEOUT_S)))
+
+
+def offset_at(bootstrap_servers: str, topic: str, partition: int, at_ms: int) -> int | None:
+    """The offset of the first record that was appended at that time or later; None where there is none."""
+    with _consumer(bootstrap_servers) as consumer:
+        asked = TopicPartition(topic, partition, max(at_ms, 0))
+        (found,) = _patiently(lambda: consumer.offsets_for_times([asked], timeout=_TIMEOUT_S))
+        return None if found.offset < 0 else int(found.offset)
 
 
 def read(

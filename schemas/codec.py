@@ -18,9 +18,22 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from billing.records import Command, Genesis, Record, Tick, Unreadable, UsageEvent
 from schemas.usage_event_reader import read_usage_event
 
-__all__ = ["MARKER", "ApiKey", "DeadLetter", "Header", "decode", "decode_record", "encode", "schema_files"]
+__all__ = [
+    "CUT_NOTE",
+    "MARKER",
+    "ApiKey",
+    "DeadLetter",
+    "Header",
+    "LetterReplayed",
+    "decode",
+    "decode_record",
+    "encode",
+    "schema_files",
+]
 
 MARKER: Final = b"\xc3\x01"
+CUT_NOTE: Final = "cut here: the ledger has it whole"
+"""How the message of a letter ends whose record is too large to be copied into it."""
 _HEADER_BYTES = len(MARKER) + 8
 # The reason becomes a fact: what the decoder raised, which its next version may call otherwise, has no place in it.
 _MISFIT: Final = "the body does not fit its schema"
@@ -56,8 +69,24 @@ class DeadLetter(msgspec.Struct, frozen=True):
     field: str | None = None
     headers: tuple[Header, ...] = ()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it holds only the beginning of key and value, and no headers."""
+        return self.message.endswith(CUT_NOTE)
 
-Encodable = UsageEvent | Tick | Genesis | Command | ApiKey | DeadLetter
+
+class LetterReplayed(msgspec.Struct, frozen=True):
+    """On `dead-letters`, under a letter's key: its record was appended to `usage-events` again."""
+
+    incarnation: int
+    partition: int
+    offset: int
+    to_partition: int
+    to_offset: int
+    replayed_at_ms: int
+
+
+Encodable = UsageEvent | Tick | Genesis | Command | ApiKey | DeadLetter | LetterReplayed
 _NAMES: Final[dict[type[Any], str]] = {
     UsageEvent: "usage_event",
     Tick: "tick",
@@ -65,6 +94,7 @@ _NAMES: Final[dict[type[Any], str]] = {
     Command: "command",
     ApiKey: "api_key",
     DeadLetter: "dead_letter",
+    LetterReplayed: "letter_replayed",
 }
 
 
@@ -114,7 +144,7 @@ def decode_record(data: bytes | None) -> Record:
         if event is not None:
             return event
     record = decode(data)
-    if isinstance(record, (ApiKey, DeadLetter)):
+    if isinstance(record, (ApiKey, DeadLetter, LetterReplayed)):
         return Unreadable(f"a record of kind {_NAMES[type(record)]} does not belong on this topic")
     return record
 
@@ -137,6 +167,7 @@ _BUILDERS: Final[dict[str, Callable[[dict[str, Any]], Encodable]]] = {
     "dead_letter": lambda fields: DeadLetter(
         **{**fields, "headers": tuple(Header(**header) for header in fields["headers"])}
     ),
+    "letter_replayed": lambda fields: LetterReplayed(**fields),
 }
 
 

@@ -113,6 +113,11 @@ class LedgerReader:
         self._open: list[_FactRecord] = []
         self._parts: list[_PartRecord] = []
 
+    @property
+    def is_within(self) -> bool:
+        """Whether it holds a record, or pieces of a fact, that it has not given out yet."""
+        return bool(self._open or self._parts)
+
     def feed(self, values: Iterable[bytes]) -> Iterator[SourceRecord]:
         """The source records that are complete now. Raises LedgerGap."""
         for value in values:

@@ -12,7 +12,7 @@ from billing.quantities import nano_of
 from billing.records import Genesis, Logged, Position, UsageEvent
 from billing.records import Record as LogRecord
 from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
-from schemas.codec import DeadLetter, Header, decode_record, encode
+from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode
 from schemas.ledger import Source, encode_facts
 from schemas.rows import (
     POSITION_KEY,
@@ -194,7 +194,7 @@ def _dead_letter(
     headers = tuple(Header(name, data) for name, data in record.headers)
     size_bytes = len(key or b"") + len(value or b"") + sum(len(h.name) + len(h.value or b"") for h in headers)
     if size_bytes > _COPIED_BYTES_MAX:
-        message = f"{message}; it is {size_bytes} bytes, and cut here: the ledger has it whole"
+        message = f"{message}; it is {size_bytes} bytes, and {CUT_NOTE}"
         key, value, headers = key and key[:_CUT_BYTES], value and value[:_CUT_BYTES], ()
     letter = DeadLetter(
         incarnation=position.incarnation,

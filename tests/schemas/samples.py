@@ -35,7 +35,7 @@ from billing.state import (
     Total,
     TotalKey,
 )
-from schemas.codec import ApiKey, DeadLetter, Encodable, Header
+from schemas.codec import ApiKey, DeadLetter, Encodable, Header, LetterReplayed
 
 __all__ = ["AVRO", "FACTS", "GOLDEN", "ROWS", "golden"]
 
@@ -75,6 +75,7 @@ AVRO: dict[str, Encodable] = {
         field="key",
         headers=(Header("traceparent", b"00-1"), Header("empty", None)),
     ),
+    "letter_replayed": LetterReplayed(2, 3, 2**40, 0, 2**41, 1_772_323_200_000),
 }
 """By the schema's name."""
 

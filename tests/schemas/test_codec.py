@@ -20,6 +20,7 @@ PINNED = {
     "command.1": "ed68efcf2ba994a5d00f35615ab5d7c50e2ce578bac6f86db1623fabadd83250",
     "dead_letter.1": "731e545e02dca189a3445568359fcb95bc126f9097960daead3c71dc1193ca11",
     "genesis.1": "934447cc723993f8f92adfd2da04a73a3793ab71416ae02dd9b2a2a4c01d4ed1",
+    "letter_replayed.1": "9c1073e46c6b6123e918804137f7666c74c8fa0e7ec2b3e50d67482e8bd52019",
     "tick.1": "a3bdf8893eae2ddd8747ab7d0962ad3471fceb4fd45c8fd7f3801bedd0e2a271",
     "usage_event.1": "66c8b4896462618ab76ee3ce9804bf8bba193858ecbb12381f0c79d167f0d1e3",
 }
