@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,10 @@ from streams.epoch import Gap, no_gap
 from streams.exit import stop_process
 from streams.log_reader import LogReader
 from streams.options import Options
-from streams.port import Fold
+from streams.port import Expiring, Expiry, Fold
 from streams.producers import PartitionWriter
 from streams.recovery import FoldTables
+from streams.sweep import Sweeper, sweep_until_cancelled
 from streams.tables import RowTable, TableFiles
 
 __all__ = ["FoldApp", "build_app"]
@@ -33,6 +35,7 @@ class FoldApp(faust.App):
     """A Faust app around an engine."""
 
     engine: Engine
+    files: TableFiles
     consumer: FoldConsumer
     tables: FoldTables
 
@@ -79,6 +82,16 @@ class FoldApp(faust.App):
     def log_end(self, tp: TopicPartition) -> int | None:
         return self.consumer.thread.log_end(tp)
 
+    async def sweep(self, fold: Fold) -> None:
+        """Sweep the partitions owned at the time until cancelled; nothing where no row of the fold's expires."""
+        if isinstance(fold, Expiring):
+            await sweep_until_cancelled(partial(self._sweepers, fold.expiry))
+
+    def _sweepers(self, expiry: Expiry) -> Iterator[Sweeper]:
+        for number in tuple(self.engine.partitions):
+            if number in self.engine.partitions:  # still: the files of one that went are closed, or another's
+                yield Sweeper(expiry, self.files.of_partition(number))
+
     def on_room(self) -> None:
         """A full partition may be fetched again."""
         if self.consumer.grant is not None:
@@ -90,6 +103,7 @@ def build_app(options: Options, fold: Fold, partitions: int, gap: Gap = no_gap) 
     app = FoldApp(options.group, **_faust_settings(options, partitions))
     files = TableFiles(options.data_dir / "tables", options.block_cache_bytes)
     edges = Edges(partial(PartitionWriter, options=options), partial(LogReader, options.bootstrap_servers), files)
+    app.files = files
     app.engine = Engine(options, fold, edges, gap, app.append, app.log_end, app.on_room)
     for name, changelog in options.topics.changelogs.items():
         app.tables.add(RowTable(app, name, changelog, files, partitions))

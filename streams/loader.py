@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from aiokafka.structs import TopicPartition
 
@@ -31,7 +31,7 @@ async def load(reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: i
             tables[tp].apply((), Applied(log_range.end, now_ms))
     loaded = 0
     async for page in reader.read(missing):
-        tables[page.tp].apply(_rows_of(page), Applied(page.next_offset, now_ms))
+        tables[page.tp].apply(rows_of(page), Applied(page.next_offset, now_ms))
         loaded += len(page.records)
         await asyncio.sleep(0)  # heartbeats run on another thread, but a stop must be heard here
     for tp, part in missing.items():
@@ -39,10 +39,13 @@ async def load(reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: i
     return loaded
 
 
-def _rows_of(page: Page) -> Iterator[tuple[bytes, Row]]:
+def rows_of(page: Page) -> list[tuple[bytes, Row]]:
+    """What the page leaves of each row, in key order: a row that many epochs wrote is written once."""
+    last: dict[bytes, Row] = {}
     for record in page.records:
         assert record.key is not None, "a changelog is compacted: the broker takes no record without a key"
-        yield record.key, record.value
+        last[record.key] = record.value
+    return sorted(last.items())
 
 
 def _prepare(tp: TopicPartition, table: Table, log_range: LogRange, now_ms: int, state_age_max_ms: int) -> int:

@@ -74,10 +74,10 @@ def _pass_to_continue(swept: Swept | None, log_ms: int) -> Swept | None:
 
 
 async def sweep_until_cancelled(sweepers: Callable[[], Iterable[Sweeper]]) -> None:
-    """Sweep whatever `sweepers` names at the time, in steps between the epochs."""
+    """Sweep in steps between the epochs. `sweepers` is asked for each when its turn comes: partitions come and go."""
     while True:
         has_more = False
-        for sweeper in list(sweepers()):
+        for sweeper in sweepers():
             has_more = sweeper.step() or has_more
             await asyncio.sleep(0)
         await asyncio.sleep(_PAUSE_S if has_more else _IDLE_S)

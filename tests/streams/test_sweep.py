@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +21,8 @@ from billing.records import Genesis, Tick, UsageEvent
 from billing.state import Seen, SeenKey
 from schemas.codec import encode
 from schemas.ledger import LedgerReader
-from schemas.rows import SEEN, seen_expires_at_ms
+from schemas.rows import POSITION_KEY, SEEN, seen_expires_at_ms
+from streams.app import FoldApp
 from streams.edges import Applied
 from streams.port import Epoch, Expiring, Expiry, PartitionFold, Row
 from streams.port import Record as OnTopic
@@ -232,6 +237,7 @@ def run(moves: Sequence[tuple[object, ...]], expiry: Expiry, *, sweeps: bool) ->
                 world.append(usage(name, now_ms - now_ms % DAY_MS - age_ms, quantity), now_ms)
             case ("time", int() as passed_ms):
                 now_ms += passed_ms
+                world.append(Tick(now_ms), now_ms, key=None)
             case ("settle", int() as passed_ms):
                 now_ms += passed_ms
                 world.settle(now_ms, sweeps=sweeps)
@@ -380,6 +386,39 @@ def test_rows_of_other_kinds_are_never_looked_at(tmp_path: Path) -> None:
     disk.tables["seen"].apply([(b"r1", b"x"), (b"t1", b"x"), *seen_rows(1, lambda _: 0)], Applied(3, 0))
     disk.sweep_all()
     assert disk.tables["seen"].scan(b"", b"\xff\xff", 9) == [(b"r1", b"x"), (b"t1", b"x")]
+
+
+async def _swept_by_a_worker(files: TableFiles, owned: dict[int, None]) -> None:
+    """The worker's own loop over its partitions, until those that it owned at first are swept."""
+    around: Any = SimpleNamespace(files=files, engine=SimpleNamespace(partitions=owned))
+    around._sweepers = partial(FoldApp._sweepers, around)
+    sweeping = asyncio.create_task(FoldApp.sweep(around, FOLD))
+    while not sweeping.done() and any(files.get("seen", number).swept is None for number in owned):
+        await asyncio.sleep(0)
+    sweeping.cancel()
+
+
+def test_a_worker_sweeps_the_partitions_that_it_owns(tmp_path: Path) -> None:
+    files = TableFiles(tmp_path, 1 << 20)
+    position = encode_position_at(START_MS + SEEN_MS)
+    for number in (1, 2):
+        files.get("accounts", number).apply([(POSITION_KEY, position)], Applied(1, 0))
+        files.get("seen", number).apply(seen_rows(3, lambda n: START_MS + n), Applied(3, 0))
+    asyncio.run(_swept_by_a_worker(files, {1: None}))
+    left = {number: len(files.get("seen", number).scan(b"s", b"t", 9)) for number in (1, 2)}
+    assert left == {1: 2, 2: 3}
+
+
+def encode_position_at(log_ms: int) -> bytes:
+    """A position row as the fold writes it."""
+    store = MemoryStore()
+    fold = FOLD.open(0, store)
+    return bytes(
+        fold_epoch(fold, [OnLog(0, None, encode(Genesis("deployment", 1, 1, b"k" * 32)), log_ms)]).rows["accounts"][
+            POSITION_KEY
+        ]
+        or b""
+    )
 
 
 def test_a_fold_without_rows_that_expire_is_not_swept() -> None:
