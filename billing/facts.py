@@ -12,6 +12,7 @@ from billing.catalog.types import PlanRef
 
 __all__ = [
     "AccountOpened",
+    "BehaviourSwitched",
     "CommandRefused",
     "Entry",
     "EventCounted",
@@ -20,6 +21,10 @@ __all__ = [
     "Fact",
     "GenesisApplied",
     "GenesisRefused",
+    "OrderApplied",
+    "OrderEffect",
+    "OrderHonoured",
+    "OrderRepeated",
     "PairsCapped",
     "Reason",
     "StripeHourClosed",
@@ -174,6 +179,50 @@ class CommandRefused(msgspec.Struct, frozen=True, array_like=True, tag=11):
     message: str
 
 
+class OrderEffect(msgspec.Struct, frozen=True, array_like=True):
+    """What an operator's order changes, in plain values. Those that change nothing of the state have the kind alone."""
+
+    kind: str
+    """The order's type: `time`, `quarantine_account`, …"""
+    account: str | None = None
+    """Whom it sets aside or releases."""
+    number: int | None = None
+    """Its place among the account's orders: when it was issued, in ms."""
+    first_offset: int | None = None
+    last_offset: int | None = None
+    """From where to where log time stands, both included."""
+
+
+class OrderHonoured(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """An order that lies further on the log let this record through: always its record's first fact."""
+
+    order: bytes
+    """The order as it lies on the log."""
+    key: bytes | None
+    """The order's key there."""
+    offset: int
+    """Where it lies, on the same partition."""
+    effect: OrderEffect
+
+
+class OrderApplied(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """An order took effect at its own place."""
+
+    effect: OrderEffect
+
+
+class BehaviourSwitched(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """From the next record on the rules of `version` hold."""
+
+    version: int
+
+
+class OrderRepeated(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """An order that has had its effect before: it let a record through, or was sent twice. Nothing changes."""
+
+    kind: str
+
+
 Fact = (
     EventCounted
     | EventDuplicate
@@ -186,4 +235,8 @@ Fact = (
     | GenesisApplied
     | GenesisRefused
     | CommandRefused
+    | OrderHonoured
+    | OrderApplied
+    | BehaviourSwitched
+    | OrderRepeated
 )

@@ -3,16 +3,18 @@
     decide(state, catalog, logged, position) -> facts        evolve(state, catalog, fact, position, log_ms)
 
 Neither reads a clock, a random number or anything but its arguments; `decide` only reads the state. Whoever folds the same
-log therefore gets the same facts, byte for byte.
+log therefore gets the same facts, byte for byte. Who folds calls them by `billing.step`, which knows log time, orders and
+behaviour versions.
 """
 
 from typing import assert_never
 
 from billing.accounts.types import parse_account
 from billing.catalog.types import Catalog
-from billing.errors import BillingError, InvalidField
+from billing.errors import InvalidField, NoGenesis
 from billing.facts import (
     AccountOpened,
+    BehaviourSwitched,
     CommandRefused,
     EventCounted,
     EventDuplicate,
@@ -20,6 +22,9 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    OrderApplied,
+    OrderHonoured,
+    OrderRepeated,
     PairsCapped,
     Reason,
     StripeHourClosed,
@@ -27,22 +32,28 @@ from billing.facts import (
     TotalClosed,
 )
 from billing.metering.fold import decide_usage, evolve_counted, evolve_opened, evolve_rejected
+from billing.orders.fold import (
+    accounts_aside,
+    decide_order,
+    event_aside,
+    evolve_behaviour,
+    evolve_honoured,
+    evolve_order,
+    is_aside,
+)
+from billing.orders.types import OPERATOR
 from billing.periods import DAY_S, HOUR_S
 from billing.quantities import plain
 from billing.records import Command, Genesis, Logged, Position, Tick, Unreadable, UsageEvent
 from billing.routing import partition_of
 from billing.state import PairsKey, PartitionRow, State, StripeHourKey, TotalKey
 
-__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "NoGenesis", "decide", "evolve", "is_due"]
+__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "decide", "evolve", "is_due"]
 
 DUE_PER_TICK_MAX = 500
 """What one tick closes at most, so that a day's end does not hold up the events behind it."""
 STRIPE_HOUR_OPEN_S = 35 * DAY_S
 """How long Stripe takes usage for an hour (meter events: 35 days back)."""
-
-
-class NoGenesis(BillingError):
-    """A partition does not begin with a genesis record: its topic was not made by `meterlog topics create`."""
 
 
 def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -> list[Fact]:
@@ -61,7 +72,9 @@ def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -
         case Tick():
             return _decide_tick(state, logged.log_ms)
         case Unreadable():
-            return [EventRejected(Reason.UNREADABLE, None, record.detail, None, None, None)]
+            return [_decide_unreadable(state, record, logged.key)]
+        case Command() if record.key_id == OPERATOR:
+            return decide_order(state, record, logged.key, position)
         case Command():
             message = "no node of this deployment may sign commands yet"
             return [CommandRefused(Reason.UNSIGNED, record.type[:64], message)]
@@ -89,18 +102,29 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
             )
         case Ticked():
             _drop_pairs(state, log_ms)
-        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused():
+        case OrderHonoured():
+            evolve_honoured(state, fact, position)
+        case OrderApplied():
+            evolve_order(state, fact.effect, position)
+        case BehaviourSwitched():
+            evolve_behaviour(state, fact.version)
+        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused() | OrderRepeated():
             pass
         case _:
             assert_never(fact)
 
 
 def is_due(state: State, now_ms: int) -> bool:
-    """Whether a tick at `now_ms` would close anything."""
+    """Whether a tick at `now_ms` would close anything. What is due of a quarantined account would stay as it is."""
     if state.partition is None:
         return False
     day, stripe_hour = _due_bounds(now_ms)
-    return bool(state.totals.below(day, 1) or state.stripe_hours.below(stripe_hour, 1) or state.pairs.below(day, 1))
+    aside = accounts_aside(state)
+    return bool(
+        state.totals.below(day, 1, aside)
+        or state.stripe_hours.below(stripe_hour, 1, aside)
+        or state.pairs.below(day, 1)
+    )
 
 
 def _decide_genesis(state: State, record: Genesis) -> Fact:
@@ -117,6 +141,8 @@ def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Log
         return [EventRejected(Reason.KEY_MISMATCH, exc.field, exc.message, None, None, None)]
     assert logged.key is not None, "parse_account refuses a record without a key"
     account = logged.key.decode()
+    if is_aside(state, account):
+        return [event_aside(account, event.event_id)]
     home = partition_of(logged.key, state.partition.partition_count)
     if home != position.partition:
         message = (
@@ -129,11 +155,19 @@ def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Log
     return decide_usage(state, catalog, event, account, logged.log_ms)
 
 
+def _decide_unreadable(state: State, record: Unreadable, key: bytes | None) -> Fact:
+    """Bytes under a quarantined account's key are its record, whatever they are."""
+    if key is not None and is_aside(state, account := key.decode("utf-8", "replace")):
+        return event_aside(account, None)
+    return EventRejected(Reason.UNREADABLE, None, record.detail, None, None, None)
+
+
 def _decide_tick(state: State, log_ms: int) -> list[Fact]:
     """What is due, in the order of its time: at most DUE_PER_TICK_MAX facts, and whether more is left."""
     day, stripe_hour = _due_bounds(log_ms)
-    totals = state.totals.below(day, DUE_PER_TICK_MAX + 1)
-    hours = state.stripe_hours.below(stripe_hour, DUE_PER_TICK_MAX + 1)
+    aside = accounts_aside(state)
+    totals = state.totals.below(day, DUE_PER_TICK_MAX + 1, aside)
+    hours = state.stripe_hours.below(stripe_hour, DUE_PER_TICK_MAX + 1, aside)
     closing: list[tuple[int, Fact]] = [
         (
             (key.booking_day + 1) * DAY_S,

@@ -3,13 +3,15 @@
 `State` is the port; `MemoryState` is the whole of it in dictionaries, and `streams` has one over RocksDB.
 """
 
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import ItemsView
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from billing.catalog.types import PlanRef
 
 __all__ = [
+    "NOBODY",
     "Account",
     "Counter",
     "Family",
@@ -17,6 +19,8 @@ __all__ = [
     "MemoryState",
     "PairsKey",
     "PartitionRow",
+    "Quarantine",
+    "Register",
     "Seen",
     "SeenKey",
     "State",
@@ -28,12 +32,27 @@ __all__ = [
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
-    """What the genesis said."""
+    """What the genesis said, and what orders have changed since."""
 
     deployment_id: str
     incarnation: int
     partition_count: int
     operator_public_key: bytes
+    behaviour_version: int = 1
+    """By which rules the next record is decided."""
+    still: tuple[tuple[int, int], ...] = ()
+    """Stretches of offsets, first and last, over which log time stands by order."""
+    honoured: tuple[int, ...] = ()
+    """Offsets, further on, of orders that have let a record through and so had their effect."""
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """What was last ordered about an account."""
+
+    number: int
+    """When that order was issued, in ms: an older one does nothing any more."""
+    aside: bool
+    """Whether the account is set aside; False: it was released."""
 
 
 class Counter(msgspec.Struct, frozen=True):
@@ -109,6 +128,8 @@ class StripeHour(msgspec.Struct, frozen=True):
     version_offset: int
 
 
+NOBODY: Final[frozenset[str]] = frozenset()
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -122,15 +143,36 @@ class Family(Protocol[K, V]):
 
     def drop(self, key: K, /) -> None: ...
 
-    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
-        """The first `limit` rows, in key order, whose key's leading number is less than `bound`."""
+    def below(self, bound: int, limit: int, /, but: frozenset[str] = NOBODY) -> list[tuple[K, V]]:
+        """The first `limit` rows, in key order, whose key's leading number is less than `bound`.
+
+        Rows of the accounts in `but` are passed over; the account is a key's second part.
+        """
         ...
 
 
+class Register(Protocol[K, V]):
+    """Rows of a kind of which there are few: all of them are at hand."""
+
+    def get(self, key: K, /) -> V | None: ...
+
+    def put(self, key: K, row: V, /) -> None: ...
+
+    def items(self) -> ItemsView[K, V]: ...
+
+
 class State(Protocol):
-    """One partition's rows. `partition` is None until the genesis was applied."""
+    """One partition's rows."""
 
     partition: PartitionRow | None
+    """None until the genesis was applied."""
+    log_ms: int
+    """Log time of the last record; 0 before the first. `billing.step` alone moves it."""
+
+    @property
+    def quarantines(self) -> Register[str, Quarantine]:
+        """By account."""
+        ...
 
     @property
     def accounts(self) -> Family[str, Account]: ...
@@ -157,8 +199,11 @@ class MemoryFamily(Generic[K, V]):
     def drop(self, key: K, /) -> None:
         del self.rows[key]
 
-    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
-        due = [item for item in self.rows.items() if _key_order(item[0])[0] < bound]
+    def items(self) -> ItemsView[K, V]:
+        return self.rows.items()
+
+    def below(self, bound: int, limit: int, /, but: frozenset[str] = NOBODY) -> list[tuple[K, V]]:
+        due = [item for item in self.rows.items() if _leads(item[0]) < bound and not _is_of(item[0], but)]
         return sorted(due, key=lambda item: _key_order(item[0]))[:limit]
 
 
@@ -167,11 +212,24 @@ class MemoryState:
 
     def __init__(self) -> None:
         self.partition: PartitionRow | None = None
+        self.log_ms = 0
+        self.quarantines: MemoryFamily[str, Quarantine] = MemoryFamily()
         self.accounts: MemoryFamily[str, Account] = MemoryFamily()
         self.seen: MemoryFamily[SeenKey, Seen] = MemoryFamily()
         self.totals: MemoryFamily[TotalKey, Total] = MemoryFamily()
         self.pairs: MemoryFamily[PairsKey, frozenset[tuple[str, str]]] = MemoryFamily()
         self.stripe_hours: MemoryFamily[StripeHourKey, StripeHour] = MemoryFamily()
+
+
+def _leads(key: object) -> int:
+    assert isinstance(key, tuple)
+    number: int = key[0]
+    return number
+
+
+def _is_of(key: object, accounts: frozenset[str]) -> bool:
+    assert isinstance(key, tuple)
+    return key[1] in accounts
 
 
 def _key_order(key: object) -> tuple[Any, ...]:

@@ -9,16 +9,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from billing.behaviours import BEHAVIOURS
 from billing.catalog.types import Catalog
-from billing.facts import CommandRefused, EventCounted, EventDuplicate, EventRejected, Fact
-from billing.fold import decide, evolve
+from billing.errors import NotHonoured, RecordCrashed, TimeJumped
+from billing.facts import (
+    BehaviourSwitched,
+    CommandRefused,
+    EventCounted,
+    EventDuplicate,
+    EventRejected,
+    Fact,
+    OrderApplied,
+    OrderRepeated,
+)
 from billing.quantities import nano_of, plain
-from billing.records import Command, Genesis, Logged, Tick
+from billing.records import Command, Genesis, Tick
 from billing.state import MemoryState
+from billing.step import step
 from runtime.logs import LogRecord, Range
 from schemas.codec import decode_record
 from schemas.intents import Window
-from schemas.ledger import LedgerReader, SourceRecord
+from schemas.ledger import LedgerReader, SourceRecord, heard_in
 
 __all__ = ["Audit", "Difference", "PartitionAudit", "Usage", "UsageKey", "agree", "audit_partition", "compare"]
 
@@ -59,6 +70,8 @@ class PartitionAudit:
     duplicate: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     commands: int = 0
+    commands_applied: int = 0
+    commands_repeated: int = 0
     commands_refused: int = 0
     without_fact: list[int] = field(default_factory=list)
     """On the log, not in the ledger: accepted and not accounted for."""
@@ -73,7 +86,7 @@ class PartitionAudit:
     def holds(self) -> bool:
         return (
             self.accepted == self.counted + self.duplicate + self.rejected.total()
-            and self.commands == self.commands_refused
+            and self.commands == self.commands_applied + self.commands_repeated + self.commands_refused
             and not (self.without_fact or self.without_record or self.altered or self.decided_otherwise)
         )
 
@@ -170,15 +183,23 @@ class _Again:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._state = MemoryState()
-        self._log_ms = 0
+        self._orders: dict[int, bytes] = {}
+        """Orders that let an earlier record through, by where they are said to lie."""
 
     def facts_of(self, told: SourceRecord) -> tuple[Fact, ...]:
-        """What the record causes after those before it."""
-        self._log_ms = max(self._log_ms, told.source.append_ms)
-        logged = Logged(decode_record(told.source.value), told.source.key, self._log_ms)
-        facts = decide(self._state, self._catalog, logged, told.position)
-        for fact in facts:
-            evolve(self._state, self._catalog, fact, told.position, self._log_ms)
+        """What the record causes after those before it; nothing where it may not be folded. Raises UnknownBehaviour."""
+        key, value, append_ms = _as_logged(told)
+        if self._orders.pop(told.position.offset, value) != value:
+            return ()
+        try:
+            heard = heard_in(told)
+            facts = step(
+                self._state, BEHAVIOURS, self._catalog, decode_record(value), key, append_ms, told.position, heard
+            )
+        except (NotHonoured, RecordCrashed, TimeJumped):
+            return ()
+        if heard is not None:
+            self._orders[heard.offset] = heard.value
         return tuple(facts)
 
 
@@ -214,6 +235,10 @@ def _count_facts(audit: Audit, line: PartitionAudit, told: SourceRecord) -> None
                 line.duplicate += 1
             case EventRejected():
                 line.rejected[str(fact.reason)] += 1
+            case OrderApplied() | BehaviourSwitched():
+                line.commands_applied += 1
+            case OrderRepeated():
+                line.commands_repeated += 1
             case CommandRefused():
                 line.commands_refused += 1
             case _:

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from billing.catalog.builtin import BUILTIN_CATALOG
+from billing.errors import UnknownBehaviour
 from billing.quantities import plain
 from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
+from runtime.errors import CommandError
 from runtime.logs import Range, partitions_of, range_of, read
 from runtime.settings import Settings
 from runtime.stripe_books import accepted_usage, covered_from_hour, name_window, reported_usage, untold_totals
@@ -104,7 +106,11 @@ def _audit_logs(settings: Settings, ranges: list[Range]) -> Audit:
     for partition, held in enumerate(ranges):
         log = read(servers, USAGE_EVENTS, partition, held.start, held.end)
         ledger = read(servers, LEDGER, partition)
-        audit_partition(audit, BUILTIN_CATALOG, partition, log, ledger, held)
+        try:
+            audit_partition(audit, BUILTIN_CATALOG, partition, log, ledger, held)
+        except UnknownBehaviour as exc:
+            message = f"usage-events/{partition}: {exc}; run the audit with the release that the workers run"
+            raise CommandError(message) from exc
     return audit
 
 
@@ -203,6 +209,8 @@ def _as_json(audit: Audit) -> dict[str, Any]:
         "duplicate": audit.sum_of("duplicate"),
         "rejected": dict(sorted(audit.rejected.items())),
         "commands": audit.sum_of("commands"),
+        "commands_applied": audit.sum_of("commands_applied"),
+        "commands_repeated": audit.sum_of("commands_repeated"),
         "commands_refused": audit.sum_of("commands_refused"),
         "partitions": [
             {

@@ -14,11 +14,22 @@ from typing import Final
 
 import msgspec
 
-from billing.errors import BillingError
-from billing.facts import Fact
-from billing.records import Position
+from billing.errors import BillingError, NotHonoured
+from billing.facts import Fact, OrderHonoured
+from billing.orders.fold import Heard
+from billing.records import Command, Position
+from schemas.codec import decode_record
 
-__all__ = ["PART_BYTES_MAX", "LedgerGap", "LedgerReader", "Source", "SourceRecord", "encode_facts", "part_number"]
+__all__ = [
+    "PART_BYTES_MAX",
+    "LedgerGap",
+    "LedgerReader",
+    "Source",
+    "SourceRecord",
+    "encode_facts",
+    "heard_in",
+    "part_number",
+]
 
 PART_BYTES_MAX: Final = 256 * 1024
 """A larger record is split, so that a fact that carries a full-sized source still fits every broker's limit."""
@@ -93,6 +104,21 @@ def encode_facts(position: Position, log_ms: int, source: Source, facts: Sequenc
         else:
             records += _split(position, seq, data)
     return records
+
+
+def heard_in(told: SourceRecord) -> Heard | None:
+    """The order that let the record through, as its first fact has it: what `billing.step` is given to fold it again.
+
+    Raises NotHonoured where the fact holds no command; whether the command is an order for this record, `step` decides.
+    """
+    first = told.facts[0]
+    if not isinstance(first, OrderHonoured):
+        return None
+    command = decode_record(first.order)
+    if not isinstance(command, Command):
+        message = f"{told.position}: what is said to have let the record through is no command"
+        raise NotHonoured(message)
+    return Heard(command, first.key, first.order, first.offset)
 
 
 def part_number(value: bytes) -> int:

@@ -17,6 +17,7 @@ from billing.state import (
     Counter,
     PairsKey,
     PartitionRow,
+    Quarantine,
     Seen,
     SeenKey,
     StripeHour,
@@ -29,6 +30,7 @@ __all__ = [
     "ACCOUNTS",
     "PAIRS",
     "POSITION_KEY",
+    "QUARANTINES",
     "SEEN",
     "STRIPE_HOURS",
     "TOTALS",
@@ -64,17 +66,36 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
     operator_public_key: bytes
     last_digest: bytes = b""
     """Of the record folded last, with its key, headers and append time: read again, it shows a log that is another."""
+    behaviour_version: int = 1
+    still: tuple[tuple[int, int], ...] = ()
+    honoured: tuple[int, ...] = ()
+    parked: str | None = None
+    """Why nobody may fold the record at `next_offset` without an operator's order; None: it may be folded."""
 
     @property
     def partition_row(self) -> PartitionRow:
-        return PartitionRow(self.deployment_id, self.incarnation, self.partition_count, self.operator_public_key)
+        return PartitionRow(
+            self.deployment_id,
+            self.incarnation,
+            self.partition_count,
+            self.operator_public_key,
+            self.behaviour_version,
+            self.still,
+            self.honoured,
+        )
 
 
 _decode_position = msgspec.msgpack.Decoder(PositionRow).decode
 
 
 def encode_position(
-    next_offset: int, last_offset: int, last_append_ms: int, last_digest: bytes, log_ms: int, row: PartitionRow
+    next_offset: int,
+    last_offset: int,
+    last_append_ms: int,
+    last_digest: bytes,
+    log_ms: int,
+    row: PartitionRow,
+    parked: str | None = None,
 ) -> bytes:
     return _encode(
         PositionRow(
@@ -88,6 +109,10 @@ def encode_position(
             row.partition_count,
             row.operator_public_key,
             last_digest,
+            row.behaviour_version,
+            row.still,
+            row.honoured,
+            parked,
         )
     )
 
@@ -97,7 +122,7 @@ def decode_position(value: bytes) -> PositionRow:
 
 
 class RowCodec(NamedTuple, Generic[K, V]):
-    """How one family of rows lies in its table."""
+    """How one family of rows lies in its table. The account, where it is not the whole key, is the key's second part."""
 
     table: str
     prefix: bytes
@@ -109,6 +134,10 @@ class RowCodec(NamedTuple, Generic[K, V]):
     def bound(self, number: int) -> bytes:
         """The first key whose leading number is `number`."""
         return self.prefix + _NUMBER.pack(max(number, 0))
+
+    def behind(self, number: int, account: str) -> bytes:
+        """The first key behind all that lead with `number` and `account`: their next byte is a zero."""
+        return self.bound(number) + account.encode() + b"\x01"
 
 
 class _AccountRow(msgspec.Struct, frozen=True, array_like=True):
@@ -146,11 +175,18 @@ class _PairsRow(msgspec.Struct, frozen=True, array_like=True):
     pairs: tuple[tuple[str, str], ...]
 
 
+class _QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    number: int
+    aside: bool
+
+
 _decode_account_row = msgspec.msgpack.Decoder(_AccountRow).decode
 _decode_seen_row = msgspec.msgpack.Decoder(_SeenRow).decode
 _decode_total_row = msgspec.msgpack.Decoder(_TotalRow).decode
 _decode_stripe_hour_row = msgspec.msgpack.Decoder(_StripeHourRow).decode
 _decode_pairs_row = msgspec.msgpack.Decoder(_PairsRow).decode
+_decode_quarantine_row = msgspec.msgpack.Decoder(_QuarantineRow).decode
 
 
 def _encode_account(row: Account) -> bytes:
@@ -203,6 +239,15 @@ def _encode_pairs(row: frozenset[tuple[str, str]]) -> bytes:
 
 def _decode_pairs(value: bytes) -> frozenset[tuple[str, str]]:
     return frozenset(_decode_pairs_row(value).pairs)
+
+
+def _encode_quarantine(row: Quarantine) -> bytes:
+    return _encode(_QuarantineRow(_VERSION, row.number, row.aside))
+
+
+def _decode_quarantine(value: bytes) -> Quarantine:
+    row = _decode_quarantine_row(value)
+    return Quarantine(row.number, row.aside)
 
 
 # One expression a key: joining parts in a loop took twice as long, 2 µs for each row of an event.
@@ -273,4 +318,12 @@ STRIPE_HOURS: Final = RowCodec[StripeHourKey, StripeHour](
     lambda key: StripeHourKey(*_parts_of(key, "nttt")),
     _encode_stripe_hour,
     _decode_stripe_hour,
+)
+QUARANTINES: Final = RowCodec[str, Quarantine](
+    "accounts",
+    b"q",
+    lambda key: b"q" + key.encode(),
+    lambda key: key[1:].decode(),
+    _encode_quarantine,
+    _decode_quarantine,
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import ItemsView, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from billing.errors import StoreFailed
 from billing.state import (
+    NOBODY,
     Account,
     PairsKey,
     PartitionRow,
+    Quarantine,
     Seen,
     SeenKey,
     StripeHour,
@@ -16,10 +19,10 @@ from billing.state import (
     Total,
     TotalKey,
 )
-from schemas.rows import ACCOUNTS, PAIRS, SEEN, STRIPE_HOURS, TOTALS, RowCodec
+from schemas.rows import ACCOUNTS, PAIRS, QUARANTINES, SEEN, STRIPE_HOURS, TOTALS, RowCodec
 from streams.port import Row, Store
 
-__all__ = ["StoreFamily", "StoreState"]
+__all__ = ["StoreFamily", "StoreRegister", "StoreState"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,6 +30,9 @@ V = TypeVar("V")
 _UNKNOWN: Any = object()  # not None, which says that there is no such row
 _CACHED_ROWS_MAX = 100_000
 """Decoded rows kept of one family and partition: some 50 MB of accounts at worst. Past it the cache starts anew."""
+_REGISTERED_MAX = 1_000_000
+_PASSED_OVER_AT_ONCE = 200
+"""Rows read beyond what is asked for where some are passed over: a quarantined account has as many as it had labels."""
 
 
 class StoreFamily(Generic[K, V]):
@@ -56,18 +62,35 @@ class StoreFamily(Generic[K, V]):
     def drop(self, key: K, /) -> None:
         self.changed[key] = None
 
-    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
+    def below(self, bound: int, limit: int, /, but: frozenset[str] = NOBODY) -> list[tuple[K, V]]:
         """As `Family.below`. A row that this epoch dropped takes no place of the limit."""
         codec, changed = self._codec, self.changed
         stop = codec.bound(bound)
         dropped_count = sum(row is None for row in changed.values())
-        stored = self._store.scan(codec.table, codec.prefix, stop, limit + dropped_count)
-        found = {key: codec.decode_row(value) for key, value in ((codec.decode_key(k), v) for k, v in stored)}
+        found = self._scan(stop, limit + dropped_count, but)
         ordered = {codec.encode_key(key): (key, row) for key, row in found.items() if key not in changed}
         for key, row in changed.items():
-            if row is not None and (encoded := codec.encode_key(key)) < stop:
+            if row is not None and not _is_of(key, but) and (encoded := codec.encode_key(key)) < stop:
                 ordered[encoded] = (key, row)
         return [ordered[encoded] for encoded in sorted(ordered)[:limit]]
+
+    def _scan(self, stop: bytes, limit: int, but: frozenset[str]) -> dict[K, V]:
+        """The first stored rows below `stop`, without those of the accounts in `but`, however many these have."""
+        codec, start, found = self._codec, self._codec.prefix, dict[K, V]()
+        chunk = limit + _PASSED_OVER_AT_ONCE if but else limit
+        while True:
+            stored = self._store.scan(codec.table, start, stop, chunk)
+            keys: list[Any] = [codec.decode_key(encoded) for encoded, _ in stored]
+            found |= {
+                key: codec.decode_row(value)
+                for key, (_, value) in zip(keys, stored, strict=True)
+                if not _is_of(key, but)
+            }
+            if len(stored) < chunk or len(found) >= limit:
+                return found
+            start = stored[-1][0] + b"\0"
+            if _is_of(keys[-1], but):
+                start = codec.behind(*keys[-1][:2])
 
     def load(self, keys: Iterable[K]) -> None:
         """Read the rows that the cache lacks, in one call to the store."""
@@ -102,22 +125,95 @@ class StoreFamily(Generic[K, V]):
         self._encoded.clear()
 
 
+class StoreRegister(Generic[K, V]):
+    """Rows of a kind of which there are few: all are read at the start, and never asked for again."""
+
+    def __init__(self, codec: RowCodec[K, V], store: Store) -> None:
+        self._codec = codec
+        self._store = store
+        self._rows: dict[K, V] = {}
+        self._changed: dict[K, V] = {}
+        self.get = self._rows.get  # the dictionary's own: it is asked for every event
+        self.load()
+
+    def put(self, key: K, row: V, /) -> None:
+        self._rows[key] = self._changed[key] = row
+
+    def items(self) -> ItemsView[K, V]:
+        return self._rows.items()
+
+    def load(self) -> None:
+        """All rows as the store has them; what this epoch wrote is dropped."""
+        codec = self._codec
+        stored = self._store.scan(codec.table, codec.prefix, _behind(codec.prefix), _REGISTERED_MAX)
+        self._rows.clear()
+        self._rows.update((codec.decode_key(key), codec.decode_row(value)) for key, value in stored)
+        self._changed = {}
+
+    def take(self) -> dict[bytes, Row]:
+        """As `StoreFamily.take`."""
+        changed, self._changed = self._changed, {}
+        return {self._codec.encode_key(key): self._codec.encode_row(row) for key, row in changed.items()}
+
+
 class StoreState:
     """`billing.state.State` over one partition's store."""
 
-    def __init__(self, store: Store, partition: PartitionRow | None) -> None:
+    def __init__(self, store: Store, partition: PartitionRow | None, log_ms: int) -> None:
+        reads = _Reads(store)
         self.partition = partition
-        self.accounts: StoreFamily[str, Account] = StoreFamily(ACCOUNTS, store)
-        self.seen: StoreFamily[SeenKey, Seen] = StoreFamily(SEEN, store)
-        self.totals: StoreFamily[TotalKey, Total] = StoreFamily(TOTALS, store)
-        self.pairs: StoreFamily[PairsKey, frozenset[tuple[str, str]]] = StoreFamily(PAIRS, store)
-        self.stripe_hours: StoreFamily[StripeHourKey, StripeHour] = StoreFamily(STRIPE_HOURS, store)
+        self.log_ms = log_ms
+        self._taken = (partition, log_ms)
+        self.quarantines: StoreRegister[str, Quarantine] = StoreRegister(QUARANTINES, reads)
+        self.accounts: StoreFamily[str, Account] = StoreFamily(ACCOUNTS, reads)
+        self.seen: StoreFamily[SeenKey, Seen] = StoreFamily(SEEN, reads)
+        self.totals: StoreFamily[TotalKey, Total] = StoreFamily(TOTALS, reads)
+        self.pairs: StoreFamily[PairsKey, frozenset[tuple[str, str]]] = StoreFamily(PAIRS, reads)
+        self.stripe_hours: StoreFamily[StripeHourKey, StripeHour] = StoreFamily(STRIPE_HOURS, reads)
 
     def take(self) -> dict[str, dict[bytes, Row]]:
         """All changes of the epoch by table, encoded. The cache of ids goes: a fresh id is all that most events have."""
-        accounts: dict[bytes, Row] = {}
+        accounts = self.quarantines.take()
         for family in (self.accounts, self.totals, self.pairs, self.stripe_hours):
             accounts |= family.take()
         seen = self.seen.take()
         self.seen.forget()
+        self._taken = (self.partition, self.log_ms)
         return {ACCOUNTS.table: accounts, SEEN.table: seen}
+
+    def drop_epoch(self) -> None:
+        """Forget what was changed since the last `take`."""
+        self.partition, self.log_ms = self._taken
+        self.quarantines.load()
+        for family in (self.accounts, self.totals, self.pairs, self.stripe_hours, self.seen):
+            family.changed.clear()
+
+
+class _Reads:
+    """A store whose failures are told from a record's: a disk that does not answer parks nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[Row]:
+        try:
+            return self._store.get_many(table, keys)
+        except Exception as exc:
+            message = f"{table}: rows cannot be read: {exc}"
+            raise StoreFailed(message) from exc
+
+    def scan(self, table: str, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        try:
+            return self._store.scan(table, start, stop, limit)
+        except Exception as exc:
+            message = f"{table}: rows cannot be read: {exc}"
+            raise StoreFailed(message) from exc
+
+
+def _is_of(key: Any, accounts: frozenset[str]) -> bool:
+    """Whether the row is one of these accounts'."""
+    return bool(accounts) and key[1] in accounts
+
+
+def _behind(prefix: bytes) -> bytes:
+    return bytes([prefix[0] + 1])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from billing.behaviours import BEHAVIOURS, Behaviours
 from billing.catalog.types import Catalog
+from billing.errors import NoGenesis
 from billing.facts import CommandRefused, EventRejected, Fact, Reason, StripeHourClosed, TotalClosed
-from billing.fold import NoGenesis, decide, evolve, is_due
 from billing.quantities import nano_of
-from billing.records import Genesis, Logged, Position, UsageEvent
+from billing.records import Genesis, Position, UsageEvent
 from billing.records import Record as LogRecord
 from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
+from billing.step import rules_of, step
 from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode
 from schemas.ledger import Source, encode_facts
 from schemas.rows import (
@@ -50,23 +52,26 @@ class UsageFold:
     )
     """Event ids: the decision goes by log time, so that a row may go or stay."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, behaviours: Behaviours = BEHAVIOURS) -> None:
         self._catalog = catalog
+        self._behaviours = behaviours
 
     def open(self, partition: int, store: Store) -> PartitionFold:
-        return UsagePartition(self._catalog, partition, store)
+        return UsagePartition(self._catalog, self._behaviours, partition, store)
 
 
 class UsagePartition:
     """One partition's fold. Its state is its rows: dropped and built anew, it goes on as if nothing had been."""
 
-    def __init__(self, catalog: Catalog, partition: int, store: Store) -> None:
+    def __init__(self, catalog: Catalog, behaviours: Behaviours, partition: int, store: Store) -> None:
         (stored,) = store.get_many(TOTALS.table, [POSITION_KEY])
         position: PositionRow | None = None if stored is None else decode_position(stored)
         self._catalog = catalog
+        self._behaviours = behaviours
         self._partition = partition
-        self._state = StoreState(store, position.partition_row if position else None)
-        self._log_ms = position.log_ms if position else 0
+        self._state = StoreState(
+            store, position.partition_row if position else None, position.log_ms if position else 0
+        )
         self._last_offset = position.last_offset if position else -1
         self._last_append_ms = position.last_append_ms if position else 0
         self._last_digest = position.last_digest if position else b""
@@ -107,7 +112,7 @@ class UsagePartition:
 
     def is_due(self, now_ms: int) -> bool:
         """Whether a tick appended now would close anything."""
-        return is_due(self._state, now_ms)
+        return rules_of(self._behaviours, self._state.partition).is_due(self._state, now_ms)
 
     def _load(self, records: Sequence[Record], decoded: Sequence[LogRecord]) -> None:
         """Read what the records will ask for in two calls: rows come at 2 µs a call, not a row."""
@@ -123,16 +128,13 @@ class UsagePartition:
 
     def _fold_one(self, record: Record, value: LogRecord, epoch: Epoch) -> None:
         """Decide one record: its facts change the state, and go to the ledger with the record as it was."""
-        self._log_ms = max(self._log_ms, record.timestamp)
         position = Position(self._incarnation(value), self._partition, record.offset)
-        logged = Logged(value, record.key, self._log_ms)
-        facts = decide(self._state, self._catalog, logged, position)
+        facts = step(self._state, self._behaviours, self._catalog, value, record.key, record.timestamp, position)
         for fact in facts:
-            evolve(self._state, self._catalog, fact, position, self._log_ms)
             self._publish(fact, record, position, epoch)
         source = Source(record.key, record.value, tuple(record.headers), record.timestamp, self._last_offset)
         key = record.key if len(record.key or b"") <= _COPIED_BYTES_MAX else None
-        for data in encode_facts(position, self._log_ms, source, facts):
+        for data in encode_facts(position, self._state.log_ms, source, facts):
             epoch.ledger.append((key, data))
         self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
         self.next_offset = record.offset + 1
@@ -179,7 +181,7 @@ class UsagePartition:
             raise NoGenesis(message)
         digest = self._digest_of_last()
         return encode_position(
-            next_offset, self._last_offset, self._last_append_ms, digest, self._log_ms, partition_row
+            next_offset, self._last_offset, self._last_append_ms, digest, self._state.log_ms, partition_row
         )
 
     def _digest_of_last(self) -> bytes:

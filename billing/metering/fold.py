@@ -3,7 +3,7 @@
 from typing import Final
 
 from billing.catalog.types import Catalog, Meter, Plan, StripeKind
-from billing.errors import InvalidField
+from billing.errors import InvalidField, RowsContradict
 from billing.facts import (
     AccountOpened,
     Entry,
@@ -78,7 +78,9 @@ def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, offset: i
     state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, offset, fact.payload_digest))
     account = state.accounts.get(fact.account)
     assert account is not None, f"{fact.account} was opened by its first event"
-    assert account.applied_offset <= offset, f"{fact.account} already reflects offset {account.applied_offset}"
+    if account.applied_offset > offset:
+        message = f"{fact.account} already reflects offset {account.applied_offset}"
+        raise RowsContradict(message)
     quota_start_s = period_at(catalog.plans[account.plan].quota_period, fact.occurred_at_us // 1_000_000).start_s
     counters = dict(account.counters)
     for entry in fact.entries:
@@ -209,7 +211,9 @@ def _add_to_total(state: State, fact: EventCounted, entry: Entry, nano: int, off
     if total is None:
         state.totals.put(key, Total(nano, 1, digest, offset))
         return
-    assert total.version_offset < offset, f"the total {key} already reflects offset {total.version_offset}"
+    if total.version_offset >= offset:
+        message = f"the total {key} already reflects offset {total.version_offset}"
+        raise RowsContradict(message)
     state.totals.put(
         key,
         Total(total.quantity_nano + nano, total.event_count + 1, (total.digest + digest) % DIGEST_MODULUS, offset),

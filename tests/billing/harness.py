@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
+from billing.behaviours import Rules
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog, Meter, Plan, PlanMeter, PlanRef, StripeKind, Value
 from billing.facts import Fact
-from billing.fold import decide, evolve
+from billing.fold import decide, evolve, is_due
+from billing.orders.fold import Heard
 from billing.periods import PeriodKind
 from billing.records import Genesis, Logged, Position, Record, UsageEvent
-from billing.state import Family, MemoryState, PartitionRow, State
+from billing.state import NOBODY, MemoryFamily, MemoryState, PartitionRow, State
+from billing.step import JUMP_MS_MAX, step
 from schemas.ledger import Source, encode_facts
+from tests.support.operator import public_key
 
 __all__ = [
     "CATALOG",
@@ -35,7 +39,7 @@ DAY_MS = 24 * HOUR_MS
 T0_MS = 1_772_323_200_000
 """2026-03-01T00:00:00Z: a month's first moment, after a short month."""
 KEY = b"acme/alice"
-GENESIS = Genesis("test", 1, 1, b"k" * 32)
+GENESIS = Genesis("test", 1, 1, public_key())
 
 _PLAN = Plan(
     ref=PlanRef("team", 3),
@@ -78,6 +82,9 @@ class Entry:
     record: Record
     key: bytes | None = KEY
     log_ms: int = T0_MS
+    """Append time: log time, but where a test says otherwise."""
+    heard: Heard | None = None
+    """An order, further on, that lets it through."""
 
 
 K = TypeVar("K")
@@ -85,14 +92,17 @@ V = TypeVar("V")
 
 
 class _ReadOnlyFamily(Generic[K, V]):
-    def __init__(self, family: Family[K, V]) -> None:
+    def __init__(self, family: MemoryFamily[K, V]) -> None:
         self._family = family
 
     def get(self, key: K, /) -> V | None:
         return self._family.get(key)
 
-    def below(self, bound: int, limit: int, /) -> list[tuple[K, V]]:
-        return self._family.below(bound, limit)
+    def below(self, bound: int, limit: int, /, but: frozenset[str] = NOBODY) -> list[tuple[K, V]]:
+        return self._family.below(bound, limit, but)
+
+    def items(self) -> ItemsView[K, V]:
+        return self._family.items()
 
     def put(self, key: K, row: V, /) -> NoReturn:
         message = f"decide wrote {key}"
@@ -138,27 +148,30 @@ class Folding:
         decide: Decide = decide,
         evolve: Evolve = evolve,
         genesis: Genesis | None = GENESIS,
+        sparse: bool = True,
     ) -> None:
+        """`sparse`: more than 40 days may lie between two entries, as if records that changed nothing had come between."""
         self.state = state or MemoryState()
         self.catalog = catalog
+        self.sparse = sparse
         self.next_offset = offset
         self.ledger: list[bytes] = []
         self.facts: list[tuple[Fact, Position, int]] = []
-        self._decide = decide
-        self._evolve = evolve
+        self._rules = Rules(lambda state, *rest: decide(ReadOnlyState(state), *rest), evolve, is_due)
         if state is None and genesis is not None:
             self.append(Entry(genesis, None))
 
     def append(self, entry: Entry) -> list[Fact]:
         """Decide one record at the log's end, and apply what it caused."""
         position = Position(1, 0, self.next_offset)
-        logged = Logged(entry.record, entry.key, entry.log_ms)
-        facts = self._decide(ReadOnlyState(self.state), self.catalog, logged, position)
-        for fact in facts:
-            self._evolve(self.state, self.catalog, fact, position, entry.log_ms)
-            self.facts.append((fact, position, entry.log_ms))
+        if self.sparse:
+            self.state.log_ms = max(self.state.log_ms, entry.log_ms - JUMP_MS_MAX)
+        facts = step(
+            *(self.state, {1: self._rules}, self.catalog, entry.record, entry.key, entry.log_ms, position, entry.heard)
+        )
+        self.facts += [(fact, position, self.state.log_ms) for fact in facts]
         source = Source(entry.key, None, (), entry.log_ms, position.offset - 1)
-        self.ledger += encode_facts(position, entry.log_ms, source, facts)
+        self.ledger += encode_facts(position, self.state.log_ms, source, facts)
         self.next_offset += 1
         return facts
 
@@ -176,5 +189,5 @@ class Folding:
 
 def rows_of(state: MemoryState) -> dict[str, Any]:
     """All rows, apart from the state they were taken from."""
-    families = {name: family.rows for name, family in vars(state).items() if name != "partition"}
+    families = {name: family.rows for name, family in vars(state).items() if isinstance(family, MemoryFamily)}
     return copy.deepcopy({"partition": state.partition, **families})

@@ -9,6 +9,7 @@ import pytest
 
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import PlanRef
+from billing.errors import RowsContradict
 from billing.facts import (
     AccountOpened,
     EventCounted,
@@ -291,5 +292,5 @@ def test_a_row_that_already_holds_the_record_stops_the_worker() -> None:
     folding.append(Entry(usage("e1")))
     folding.append(Entry(usage("e2")))
     twice = Folding(state=folding.state, offset=1)
-    with pytest.raises(AssertionError, match="already reflects offset 2"):
+    with pytest.raises(RowsContradict, match="already reflects offset 2"):
         twice.append(Entry(usage("e3")))

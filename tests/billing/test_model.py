@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from billing.facts import (
     AccountOpened,
+    BehaviourSwitched,
     CommandRefused,
     EventCounted,
     EventDuplicate,
@@ -20,6 +21,9 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    OrderApplied,
+    OrderHonoured,
+    OrderRepeated,
     PairsCapped,
     StripeHourClosed,
     Ticked,
@@ -84,7 +88,9 @@ def told(fact: Fact) -> tuple[Any, ...]:
                 *("stripe hour closed", fact.account, fact.stripe_customer, fact.stripe_event_name, fact.hour),
                 *(Decimal(fact.quantity), fact.version_offset),
             )
-        case GenesisApplied() | GenesisRefused() | CommandRefused():
+        case GenesisApplied() | GenesisRefused() | CommandRefused() | OrderHonoured() | OrderApplied():
+            return ("no usage",)
+        case BehaviourSwitched() | OrderRepeated():
             return ("no usage",)
 
 

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.catalog.types import Catalog
-from billing.errors import InvalidField
+from billing.errors import InvalidField, NoGenesis
 from billing.facts import CommandRefused, EventCounted, EventRejected, GenesisApplied, GenesisRefused, Reason, Ticked
-from billing.fold import NoGenesis
 from billing.metering.rules import check_fields, check_time
 from billing.records import Command, Genesis, Record, Tick, Unreadable, UsageEvent
 from billing.routing import partition_of
@@ -38,12 +37,14 @@ ELSEWHERE = {
     Reason.ID_CONFLICT: "test_an_id_with_other_content_is_a_conflict",
     Reason.UNKNOWN_CUSTOMER: "test_a_closed_catalog_creates_no_customer",
 }
-LATER = {Reason.CLOSED_PERIOD, Reason.STALE, Reason.QUARANTINED}
-"""Of invoices, signed commands and orders, which are not there yet."""
+ORDERED = {Reason.STALE, Reason.QUARANTINED}
+"""Of an operator's orders: tests/billing/test_orders.py."""
+LATER = {Reason.CLOSED_PERIOD}
+"""Of invoices, which are not there yet."""
 
 
 def test_every_reason_has_a_case() -> None:
-    assert {*REASONS, *ELSEWHERE, *LATER} == set(Reason)
+    assert {*REASONS, *ELSEWHERE, *ORDERED, *LATER} == set(Reason)
     assert set(ELSEWHERE.values()) <= set(globals())
 
 
@@ -109,7 +110,7 @@ def test_a_partition_without_a_genesis_is_nobodys(record: Record) -> None:
 
 def test_the_first_genesis_alone_counts() -> None:
     folding = Folding(genesis=None)
-    assert folding.append(Entry(GENESIS, None)) == [GenesisApplied("test", 1, 1, b"k" * 32)]
+    assert folding.append(Entry(GENESIS, None)) == [GenesisApplied("test", 1, 1, GENESIS.operator_public_key)]
     before = folding.state.partition
     (fact,) = folding.append(Entry(Genesis("other", 2, 7, b"x" * 32), None))
     assert isinstance(fact, GenesisRefused)

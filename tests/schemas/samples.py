@@ -8,6 +8,7 @@ from typing import Any
 from billing.catalog.types import PlanRef
 from billing.facts import (
     AccountOpened,
+    BehaviourSwitched,
     CommandRefused,
     Entry,
     EventCounted,
@@ -16,6 +17,10 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    OrderApplied,
+    OrderEffect,
+    OrderHonoured,
+    OrderRepeated,
     PairsCapped,
     Reason,
     StripeHourClosed,
@@ -28,6 +33,7 @@ from billing.state import (
     Counter,
     PairsKey,
     PartitionRow,
+    Quarantine,
     Seen,
     SeenKey,
     StripeHour,
@@ -106,6 +112,12 @@ FACTS: dict[str, Fact] = {
     "genesis_applied": GenesisApplied("deployment", 7, 12, bytes(range(32))),
     "genesis_refused": GenesisRefused("no"),
     "command_refused": CommandRefused(Reason.UNSIGNED, "call_begin", "no"),
+    "order_honoured": OrderHonoured(
+        b"\xc3\x01\x00\xff", b"acme/alice", 2**40, OrderEffect("quarantine_account", "acme/alice", 1_772_323_200_000)
+    ),
+    "order_applied": OrderApplied(OrderEffect("time", first_offset=2**40, last_offset=2**41)),
+    "behaviour_switched": BehaviourSwitched(2),
+    "order_repeated": OrderRepeated("resume"),
 }
 
 ROWS: dict[str, tuple[Any, Any]] = {
@@ -120,10 +132,13 @@ ROWS: dict[str, tuple[Any, Any]] = {
     ),
     "PAIRS": (PairsKey(20_513, "acme/alice"), frozenset({("chat", ""), ("~other", "~other"), ("", "\u00e9")})),
     "STRIPE_HOURS": (StripeHourKey(492_312, "acme/alice", "cus_1", "calls"), StripeHour(10**30, 2**40)),
+    "QUARANTINES": ("acme/\u00e9l\u00e8ve", Quarantine(1_772_323_200_000, aside=True)),
 }
 """By the codec's name: a key and its row."""
 
 PARTITION = PartitionRow("deployment", 7, 12, bytes(range(32)))
+ORDERED = PartitionRow("deployment", 7, 12, bytes(range(32)), 2, ((2**40, 2**41),), (2**40 + 5, 2**40 + 7))
+"""A partition that orders have changed."""
 
 
 def golden(name: str) -> bytes:

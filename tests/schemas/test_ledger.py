@@ -25,6 +25,10 @@ from schemas.ledger import (
 from tests.schemas.samples import FACTS, golden
 
 PINNED = {
+    "behaviour_switched": "ef48cecdff4fa5bd449872a3182da2802815b4cad32082c327762bb235d2193a",
+    "order_applied": "c19b5c566a333d627eea828ef0c94c4948eb25caab75ac726217d94f8a313089",
+    "order_honoured": "e368b1084f8b631bb2583be7c1e4d919ed73eb3c30e59e439d97923548914242",
+    "order_repeated": "0cd851ce42d9664c3b02308d9ce76c054fa55f1d74a9ff88790977a4daa05bdc",
     "account_opened": "9205fdc6d7fb1519e85587910034bf8b2022c90076b6e5ab6ba77724a0085dc8",
     "command_refused": "5f3dc67e74fa2e4c47c64b4f764de336ece27745d08f2271d1247f5431d9afed",
     "event_counted": "b1d830a7d7f45f0d1f7aba50494e546356c890418d9f8cd0b0ecdcbe565c5d8d",

@@ -15,6 +15,7 @@ from billing.state import (
     Counter,
     MemoryFamily,
     PairsKey,
+    Quarantine,
     Seen,
     SeenKey,
     StripeHour,
@@ -27,6 +28,7 @@ from schemas.rows import (
     ACCOUNTS,
     PAIRS,
     POSITION_KEY,
+    QUARANTINES,
     SEEN,
     STRIPE_HOURS,
     TOTALS,
@@ -36,7 +38,7 @@ from schemas.rows import (
 )
 from tests.billing.harness import Entry, Folding, rows_of
 from tests.billing.logs import logs
-from tests.schemas.samples import PARTITION, ROWS, golden
+from tests.schemas.samples import DIGEST, ORDERED, PARTITION, ROWS, golden
 
 CODECS: dict[str, RowCodec[Any, Any]] = {
     name: codec for name, codec in vars(rows).items() if isinstance(codec, RowCodec)
@@ -47,6 +49,8 @@ PINNED = {
     "TOTALS": "a13011cd2483e9e05ed83dabc0b6f8e6346c83eb2e94afe9c6c03bc7276f25cf",
     "PAIRS": "0e47cf455bc294edc4ba7a0b0e82278d16c00671e86058475f5ea15c3cc58152",
     "STRIPE_HOURS": "6e166e90f78c55d37244b69646823f0fde3853ea4136922f43700685ebd52388",
+    "QUARANTINES": "c3366b2e9620b1132a689c3e283353af758466c7057bf65daf4aeb4b6aabecfe",
+    "position.2": "644ceaee92d6ebd98392f9b32235cef8c04bda244e8ec6508b92cb17921507ae",
     "position": "18bc0fdfc6bff478ac508c116cc011b96184b4dcf2dc4c25c490ca71a32d1ba4",
 }
 """SHA-256 of each file in golden/: a key, its length before it, and its row."""
@@ -67,6 +71,7 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "TOTALS": st.builds(TotalKey, numbers, accounts, numbers, names, names, names, numbers),
     "PAIRS": st.builds(PairsKey, numbers, accounts),
     "STRIPE_HOURS": st.builds(StripeHourKey, numbers, accounts, names, names),
+    "QUARANTINES": accounts,
 }
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "ACCOUNTS": st.builds(
@@ -81,6 +86,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "TOTALS": st.builds(Total, sums, numbers, st.integers(min_value=0, max_value=2**128 - 1), numbers),
     "PAIRS": st.frozensets(st.tuples(names, names), max_size=5),
     "STRIPE_HOURS": st.builds(StripeHour, sums, numbers),
+    "QUARANTINES": st.builds(Quarantine, numbers, st.booleans()),
 }
 families = pytest.mark.parametrize("name", CODECS)
 ordered_by_number = pytest.mark.parametrize("name", ["TOTALS", "PAIRS", "STRIPE_HOURS"])
@@ -101,20 +107,27 @@ def test_rows_lie_as_they_always_did(name: str) -> None:
 
 
 def test_the_position_lies_as_it_always_did() -> None:
+    data = golden("row.position.2")
+    assert hashlib.sha256(data).hexdigest() == PINNED["position.2"], "golden bytes are never changed"
+    times = (1_772_323_200_000, DIGEST, 1_772_323_200_001)
+    row = encode_position(2**40 + 1, 2**40, *times, ORDERED, "a rule raised")
+    assert pinned(POSITION_KEY, row) == data
+    found = decode_position(row)
+    assert (found.next_offset, found.last_offset) == (2**40 + 1, 2**40)
+    assert (found.last_append_ms, found.last_digest, found.log_ms) == times
+    assert (found.partition_row, found.parked) == (ORDERED, "a rule raised")
+
+
+def test_a_position_of_before_there_were_orders_has_none() -> None:
     data = golden("row.position")
     assert hashlib.sha256(data).hexdigest() == PINNED["position"], "golden bytes are never changed"
-    size = 2 + int.from_bytes(data[:2], "big")
-    assert data[2:size] == POSITION_KEY
+    found = decode_position(data[2 + len(POSITION_KEY) :])
     now = encode_position(2**40 + 1, 2**40, 1_772_323_200_000, b"", 1_772_323_200_001, PARTITION)
-    found = decode_position(data[size:])
-    assert found == decode_position(now), "a row of before the digest has none"
-    assert (found.next_offset, found.last_offset) == (2**40 + 1, 2**40)
-    assert (found.last_append_ms, found.log_ms) == (1_772_323_200_000, 1_772_323_200_001)
-    assert found.partition_row == PARTITION
+    assert found == decode_position(now)
 
 
 def test_every_family_is_tested() -> None:
-    assert set(CODECS) == set(ROWS) == set(KEYS) == set(VALUES) == set(PINNED) - {"position"}
+    assert set(CODECS) == set(ROWS) == set(KEYS) == set(VALUES) == set(PINNED) - {"position", "position.2"}
 
 
 @families
@@ -168,6 +181,16 @@ def test_a_bound_parts_the_keys_below_from_the_others(name: str, data: st.DataOb
     assert codec.prefix < codec.bound(number) < bytes([codec.prefix[0] + 1])
 
 
+@ordered_by_number
+@given(data=st.data())
+def test_one_key_parts_an_accounts_rows_from_those_behind(name: str, data: st.DataObject) -> None:
+    codec, key, other = CODECS[name], data.draw(KEYS[name]), data.draw(KEYS[name])
+    behind = codec.behind(*key[:2])
+    assert codec.encode_key(key) < behind
+    if other[:2] != key[:2]:
+        assert (codec.encode_key(other) < behind) == (codec.encode_key(other) < codec.encode_key(key))
+
+
 def test_a_bound_below_zero_is_zero() -> None:
     assert TOTALS.bound(-1) == TOTALS.bound(0)
 
@@ -192,6 +215,7 @@ def test_a_fold_goes_on_from_its_rows_as_if_nothing_had_been(log: list[Entry], d
     whole, before = Folding().extend(log), Folding().extend(log[:cut])
     for name, family in (
         ("accounts", ACCOUNTS), ("seen", SEEN), ("totals", TOTALS), ("pairs", PAIRS), ("stripe_hours", STRIPE_HOURS),
+        ("quarantines", QUARANTINES),
     ):  # fmt: skip
         stored = getattr(before.state, name).rows
         codec: RowCodec[Any, Any] = family

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from billing.catalog.builtin import BUILTIN_CATALOG, LLM_CALL
-from billing.fold import NoGenesis, decide, evolve
+from billing.errors import NoGenesis
+from billing.fold import decide, evolve
 from billing.records import Genesis, Logged, Position, Record, Tick, UsageEvent
 from billing.state import MemoryState
 from schemas.codec import decode, decode_record, encode

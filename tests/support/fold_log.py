@@ -14,14 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from billing.behaviours import BEHAVIOURS
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog
 from billing.facts import EventCounted, StripeHourClosed, TotalClosed
-from billing.fold import decide, evolve
 from billing.quantities import nano_of
-from billing.records import Genesis, Logged, Position, Tick, UsageEvent
+from billing.records import Genesis, Position, Tick, UsageEvent
 from billing.routing import partition_of
 from billing.state import MemoryState, StripeHour, StripeHourKey, Total, TotalKey
+from billing.step import step
 from schemas.codec import decode_record, encode
 from schemas.ledger import Source, SourceRecord, encode_facts
 from schemas.rows import STRIPE_HOURS, TOTALS
@@ -100,24 +101,21 @@ class _Partition:
         self._incarnation = incarnation
         self._catalog = catalog
         self._state = MemoryState()
-        self._log_ms = 0
         self._last_offset = -1
         self._ledger: list[Produced] = []
         self._totals: dict[bytes, bytes] = {}
 
     def add(self, key: bytes | None, value: bytes | None, append_ms: int) -> SourceRecord:
-        self._log_ms = max(self._log_ms, append_ms)
         position = Position(self._incarnation, self._number, self.next_offset)
-        facts = decide(self._state, self._catalog, Logged(decode_record(value), key, self._log_ms), position)
+        facts = step(self._state, BEHAVIOURS, self._catalog, decode_record(value), key, append_ms, position)
         for fact in facts:
-            evolve(self._state, self._catalog, fact, position, self._log_ms)
             self._publish(fact)
         source = Source(key, value, (), append_ms, self._last_offset)
-        for data in encode_facts(position, self._log_ms, source, facts):
+        for data in encode_facts(position, self._state.log_ms, source, facts):
             self._ledger.append(Produced(self._number, key, data))
         self._last_offset = self.next_offset
         self.next_offset += 1
-        return SourceRecord(position, self._log_ms, source, tuple(facts))
+        return SourceRecord(position, self._state.log_ms, source, tuple(facts))
 
     def take(self, epoch: Epoch) -> None:
         epoch.ledger += self._ledger
