@@ -1,4 +1,4 @@
-# One image for every process of meterlog; the command picks which: worker, api, sink clickhouse, sink stripe, topics create.
+# One image for every process of meterlog; the command picks which: worker, forwarder, api, sink clickhouse, sink stripe, topics create.
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 10001 meterlog \

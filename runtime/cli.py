@@ -31,6 +31,7 @@ topics = typer.Typer(no_args_is_help=True, help="The deployment's topics.")
 keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once; only its digest is kept.")
 events = typer.Typer(no_args_is_help=True, help="Usage events.")
 dead_letters = typer.Typer(no_args_is_help=True, help="What was refused: why, and sending it again after a fix.")
+backfill = typer.Typer(no_args_is_help=True, help="History on its way to the log.")
 embedded = typer.Typer(no_args_is_help=True, hidden=True, help="Parts of the embedded stack.")
 for name, group in (
     ("sink", sink),
@@ -38,6 +39,7 @@ for name, group in (
     ("keys", keys),
     ("events", events),
     ("dead-letters", dead_letters),
+    ("backfill", backfill),
     ("embedded", embedded),
 ):
     app.add_typer(group, name=name)
@@ -105,6 +107,14 @@ def worker(data_dir: DataDir = None) -> None:
     from runtime.processes import run_worker_process
 
     sys.exit(run_worker_process(_settings(data_dir)))
+
+
+@app.command()
+def forwarder(data_dir: DataDir = None) -> None:
+    """Carry backfills over to the log, no faster than the fold takes them."""
+    from runtime.processes import run_forwarder_process
+
+    sys.exit(run_forwarder_process(_settings(data_dir), _stop_on_signal()))
 
 
 @app.command()
@@ -215,15 +225,21 @@ def events_send(
     data_dir: DataDir = None,
     file_format: Annotated[str | None, typer.Option("--format", help="csv or ndjson; default: by the name.")] = None,
     as_json: Json = False,
+    as_backfill: Annotated[
+        bool, typer.Option("--backfill", help="History: by a lane of its own, so that live events do not wait for it.")
+    ] = False,
 ) -> None:
     """Send a file of usage events straight to Kafka. Sent again, it is all duplicates. Exit 1 where a line was refused."""
     from rich.console import Console
 
     from runtime.processes import now_ms
-    from runtime.send import print_sent, send_file
+    from runtime.send import Door, print_sent, send_file
 
-    servers = _settings(data_dir).bootstrap_servers
-    sent = send_file(file, org, servers, now_ms, Console(stderr=True), file_format=file_format)
+    console, settings = Console(stderr=True), _settings(data_dir)
+    door = Door.BACKFILL if as_backfill else Door.LIVE
+    sent = send_file(file, org, settings.bootstrap_servers, now_ms, console, file_format=file_format, door=door)
+    if as_backfill and sent.acknowledged:
+        console.print("watch it with: meterlog backfill status --watch", highlight=False)
     print_sent(sent, as_json=as_json)
     sys.exit(0 if sent.complete else _DIFFERS_EXIT)
 
@@ -295,6 +311,19 @@ def dead_letters_replay(
     done = replay_letters(servers, selection, BUILTIN_CATALOG, now_ms, console, dry_run=dry_run, again=again)
     print_replayed(done, as_json=as_json)
     sys.exit(0 if done.complete else _DIFFERS_EXIT)
+
+
+@backfill.command("status")
+def backfill_status(
+    data_dir: DataDir = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Until nothing waits any more.")] = False,
+) -> None:
+    """How much of the backfills waits, how fast it goes, and when it will be done."""
+    from runtime.backfill import print_status, status_of, watch_status
+
+    servers = _settings(data_dir).bootstrap_servers
+    print_status(watch_status(servers) if watch else status_of(servers), as_json=as_json)
 
 
 @embedded.command("fetch")

@@ -22,6 +22,7 @@ __all__ = [
     "run_clickhouse_sink",
     "run_embedded_clickhouse",
     "run_embedded_stripe",
+    "run_forwarder_process",
     "run_stripe_sink",
     "run_worker_process",
 ]
@@ -58,6 +59,20 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
         return run_worker(options, UsageFold(catalog), beside=tick)
     except RefusedToStart as exc:
         raise CommandError(str(exc)) from exc
+
+
+def run_forwarder_process(settings: Settings, stop: threading.Event) -> int:
+    """`meterlog forwarder`."""
+    from sinks.forward.process import run
+    from sinks.forward.settings import ForwarderSettings
+
+    set_up_logging("forwarder", settings)
+    forwarder = ForwarderSettings(
+        bootstrap_servers=settings.bootstrap_servers,
+        window=settings.forwarder_window,
+        rate_max_per_s=settings.forwarder_rate_max,
+    )
+    return run(forwarder, stop)
 
 
 def run_api_process(settings: Settings, host: str, port: int) -> int:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Final
 
 import typer
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -15,16 +16,25 @@ from billing.metering.rules import check_fields, check_time
 from billing.records import UsageEvent
 from runtime.errors import CommandError
 from runtime.event_files import BadLine, EventFile, open_events
-from schemas.topics import USAGE_EVENTS
+from schemas.topics import USAGE_BACKFILL, USAGE_EVENTS
 from schemas.usage_event_avro import encode_usage_event
 
-__all__ = ["Sent", "print_sent", "send_file"]
+__all__ = ["Door", "Sent", "print_sent", "send_file"]
 
 _QUEUE_MAX: Final = 100_000
 _DELIVERY_TIMEOUT_S: Final = 30.0
+_METADATA_TIMEOUT_S: Final = 5.0
 _POLL_EVERY: Final = 1_000
 _COMPLAINTS_MAX: Final = 1_000
 """Lines that are named; of a file in which every line is wrong, the rest is only counted."""
+
+
+class Door(Enum):
+    """Which way a file takes."""
+
+    LIVE = USAGE_EVENTS
+    BACKFILL = USAGE_BACKFILL
+    """A lane of its own: the forwarder appends it to the log at the fold's pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Sent:
     """What became of a file's lines."""
 
     acknowledged: int
-    """On the log: the fold will count each, or list it with a reason."""
+    """On the log, or in the backfill lane: the fold will count each, or list it with a reason."""
     refused: int
     """Never sent, for what stderr says."""
     failed: int
@@ -52,11 +62,12 @@ def send_file(
     console: Console,
     *,
     file_format: str | None = None,
+    door: Door = Door.LIVE,
 ) -> Sent:
     """Send every event of the file (`-`: stdin) for `org`; lines that are none are named on `console`.
 
     It resumes nothing: run again, it sends all again, and the fold drops what it knows. Raises CommandError for a file
-    that cannot be read, a wrong header or organisation.
+    that cannot be read, a wrong header or organisation, a topic that is missing.
     """
     try:
         check_org(org)
@@ -64,7 +75,7 @@ def send_file(
         message = f"--org: {exc.message}"
         raise CommandError(message) from exc
     with open_events(path, file_format) as file, _progress(console) as progress:
-        return _Sending(org, bootstrap_servers, now_ms, progress).send(file)
+        return _Sending(org, bootstrap_servers, now_ms, progress, door).send(file)
 
 
 def print_sent(sent: Sent, *, as_json: bool) -> None:
@@ -76,8 +87,11 @@ def print_sent(sent: Sent, *, as_json: bool) -> None:
 
 
 class _Sending:
-    def __init__(self, org: str, bootstrap_servers: str, now_ms: Callable[[], int], progress: Progress) -> None:
+    def __init__(
+        self, org: str, bootstrap_servers: str, now_ms: Callable[[], int], progress: Progress, door: Door
+    ) -> None:
         self._org = org
+        self._topic = door.value
         self._now_ms = now_ms
         self._progress = progress
         self._acknowledged = 0
@@ -99,6 +113,7 @@ class _Sending:
 
     def send(self, file: EventFile) -> Sent:
         """Stops at the first record that Kafka does not acknowledge: those behind it would only wait as long."""
+        _check_topic(self._producer, self._topic)
         task = self._progress.add_task("sending", total=file.size_bytes)
         try:
             for count, (number, event) in enumerate(file.lines, start=1):
@@ -127,7 +142,7 @@ class _Sending:
     def _produce(self, key: bytes, value: bytes) -> None:
         while True:
             try:
-                self._producer.produce(USAGE_EVENTS, value, key, -1, self._delivered)
+                self._producer.produce(self._topic, value, key, -1, self._delivered)
             except BufferError:
                 self._producer.poll(0.1)  # full: wait for acknowledgements
             else:
@@ -149,6 +164,17 @@ class _Sending:
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_topic(producer: Producer, topic: str) -> None:
+    """Raises CommandError where the topic is not there; a Kafka that does not answer is told by the deliveries."""
+    try:
+        found = producer.list_topics(topic, timeout=_METADATA_TIMEOUT_S).topics[topic]
+    except KafkaException:
+        return
+    if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        message = f"there is no topic {topic}; make it with: meterlog topics create"
+        raise CommandError(message)
 
 
 def _refusal(event: UsageEvent, now_ms: int) -> BadLine | None:

@@ -73,6 +73,11 @@ class Settings(LogSettings):
     worker_instance_id: str | None = None
     """Unique name of a worker: restarted under it, it takes its partitions back at once instead of after the timeout."""
 
+    forwarder_window: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """Records of a backfill that may wait for the fold on each partition: a live event has no more than these before it."""
+    forwarder_rate_max: Annotated[float, Field(gt=0)] | None = None
+    """Records a second that a forwarder appends at most; None: as many as the fold takes."""
+
     @property
     def tells_stripe(self) -> bool:
         """Whether this deployment has a Stripe sink: a live one or a dry one."""

@@ -24,7 +24,7 @@ from runtime.topics import create_topics, operator_key, public_bytes
 __all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
 
 PARTITIONS = 4
-PARTS = ("kafka", "clickhouse", "stripe double", "worker", "sink clickhouse", "sink stripe", "api")
+PARTS = ("kafka", "clickhouse", "stripe double", "worker", "forwarder", "sink clickhouse", "sink stripe", "api")
 _PROBE_TIMEOUT_S = 1.0
 _READY_WITHIN_S = 90.0
 _SESSION_TIMEOUT_S = 6.0
@@ -142,6 +142,7 @@ class Stack:
             ("clickhouse", ("embedded", "clickhouse"), lambda: clickhouse.is_ready(self._clickhouse)),
             ("stripe double", ("embedded", "stripe"), lambda: ports.accepts(self._stripe_port)),
             ("worker", ("worker",), lambda: True),
+            ("forwarder", ("forwarder",), lambda: True),
             ("sink clickhouse", ("sink", "clickhouse"), lambda: True),
             ("sink stripe", ("sink", "stripe"), lambda: True),
             ("api", ("api",), lambda: _answers(f"{self.api_url}/v1/health")),

@@ -7,10 +7,12 @@ __all__ = [
     "CONTROL",
     "DEAD_LETTERS",
     "FOLD_GROUP",
+    "FORWARDER_GROUP",
     "LEDGER",
     "SEEN_CHANGELOG",
     "STRIPE_INTENTS",
     "TOPICS",
+    "USAGE_BACKFILL",
     "USAGE_EVENTS",
     "USAGE_TOTALS",
     "Topic",
@@ -24,6 +26,7 @@ _FOR_EVER: Final = "-1"
 _BROKERS_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 
 USAGE_EVENTS: Final = "usage-events"
+USAGE_BACKFILL: Final = "usage-backfill"
 LEDGER: Final = "ledger"
 USAGE_TOTALS: Final = "usage-totals"
 ACCOUNTS_CHANGELOG: Final = "accounts-changelog"
@@ -34,6 +37,8 @@ CONTROL: Final = "control"
 
 FOLD_GROUP: Final = "meterlog-fold"
 """The fold's consumer group: its committed offsets are for lag tools, never the fold's position."""
+FORWARDER_GROUP: Final = "meterlog-forwarder"
+"""The forwarder's consumer group: what it has committed of `usage-backfill` lies on `usage-events`."""
 
 
 class Topic(NamedTuple):
@@ -59,6 +64,16 @@ TOPICS: Final = (
             "cleanup.policy": "delete",
             **_BROKERS_TIME,
             "retention.ms": str(35 * _DAY_MS),
+            "max.message.bytes": str(1 << 20),
+        },
+    ),
+    # Longer than the window: what retention may take unforwarded, with the forwarder off for weeks, could not count any more.
+    Topic(
+        USAGE_BACKFILL,
+        {
+            "cleanup.policy": "delete",
+            **_BROKERS_TIME,
+            "retention.ms": str(40 * _DAY_MS),
             "max.message.bytes": str(1 << 20),
         },
     ),

@@ -24,7 +24,7 @@ def compose() -> dict[str, Any]:
 
 def test_each_process_is_a_command_of_meterlog(compose: dict[str, Any]) -> None:
     ours = {name: service for name, service in compose["services"].items() if service["image"] == "meterlog-server"}
-    assert set(ours) == {"topics", "worker", "api", "sink-clickhouse", "sink-stripe"}
+    assert set(ours) == {"topics", "worker", "forwarder", "api", "sink-clickhouse", "sink-stripe"}
     for service in ours.values():
         command: Any = get_command(app)
         for word in service["command"]:

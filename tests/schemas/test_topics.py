@@ -19,7 +19,7 @@ def kept_ms(topic: str) -> int:
 
 def test_every_name_is_a_topic_once() -> None:
     named = {value for name, value in vars(topics).items() if name.isupper() and isinstance(value, str)}
-    assert set(BY_NAME) == named - {topics.FOLD_GROUP, "-1"}
+    assert set(BY_NAME) == named - {topics.FOLD_GROUP, topics.FORWARDER_GROUP, "-1"}
     assert len(BY_NAME) == len(TOPICS)
 
 
@@ -38,6 +38,13 @@ def test_time_is_the_brokers(topic: Topic) -> None:
 
 def test_usage_is_kept_longer_than_its_ids_are_compared() -> None:
     assert kept_ms(topics.USAGE_EVENTS) == 35 * DAY_MS == WINDOW_MS + DAY_MS
+
+
+def test_history_waits_longer_than_it_could_count() -> None:
+    """What retention takes of it unforwarded was too old before."""
+    assert kept_ms(topics.USAGE_BACKFILL) == 40 * DAY_MS > WINDOW_MS + DAY_MS
+    limits = {BY_NAME[name].settings["max.message.bytes"] for name in (topics.USAGE_BACKFILL, topics.USAGE_EVENTS)}
+    assert len(limits) == 1, "what one takes the other takes"
 
 
 def test_the_ledger_is_kept_for_ever() -> None:
