@@ -1,6 +1,7 @@
 """Makes the topics, and writes the genesis that says whose they are."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,11 +16,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from billing.facts import GenesisApplied
 from billing.records import Genesis
 from runtime.errors import CommandError, TopicsDiffer
-from runtime.logs import explained, range_of
+from runtime.ledger_log import whole_records
+from runtime.logs import Range, explained, range_of, read
 from schemas.codec import encode
-from schemas.topics import TOPICS, USAGE_EVENTS, Topic
+from schemas.ledger import position_in
+from schemas.topics import LEDGER, TOPICS, USAGE_EVENTS, Topic
 
 __all__ = ["create_topics", "operator_key"]
 
@@ -31,8 +35,10 @@ _IN_SYNC_MIN = 2
 def create_topics(bootstrap_servers: str, partitions: int, replication: int, operator_public_key: bytes) -> list[str]:
     """Make what is missing; the names of the topics that were made.
 
-    Raises TopicsDiffer when one exists with other settings. The genesis goes to all partitions of `usage-events` in one
-    transaction: killed before its commit, it never happened, and the next call writes it.
+    Raises TopicsDiffer when one exists with other settings. Where `usage-events` was made anew and the ledger has facts, the
+    genesis continues that deployment with the next incarnation; raises CommandError where that cannot be. It goes to all
+    partitions of `usage-events` in one transaction: killed before its commit, it never happened, and the next call writes
+    it.
     """
     with explained(bootstrap_servers):
         return _create_topics(bootstrap_servers, partitions, replication, operator_public_key)
@@ -114,6 +120,63 @@ def _partitions(topic: Topic, partitions: int) -> int:
     return 1 if topic.single_partition else partitions
 
 
+def _genesis(bootstrap_servers: str, partitions: int, operator_public_key: bytes) -> Genesis:
+    """A new deployment's, or that of the next incarnation where the ledger has the facts of one before."""
+    folded = {p: f for p in range(partitions) if (f := _folded(bootstrap_servers, p)) is not None}
+    if not folded:
+        return Genesis(uuid4().hex, 1, partitions, operator_public_key)
+    (first, _), *others = folded.values()
+    incarnation = max(each for _, each in folded.values())
+    behind = [partition for partition, (_, each) in folded.items() if each < incarnation]
+    if any(each.deployment_id != first.deployment_id for each, _ in others):
+        refusal = "its partitions belong to several deployments"
+    elif behind:
+        refusal = (
+            f"partitions {behind} never folded incarnation {incarnation}, whose records would be left out for ever"
+        )
+    elif first.partition_count != partitions:
+        refusal = f"it was made with {first.partition_count} partitions, not {partitions}; the count is fixed"
+    elif first.operator_public_key != operator_public_key:
+        refusal = "it names another operator's key; put that key's file where METERLOG_OPERATOR_KEY_FILE says"
+    else:
+        return Genesis(first.deployment_id, incarnation + 1, partitions, operator_public_key)
+    message = f"{USAGE_EVENTS} is new, and cannot continue what {LEDGER} holds: {refusal}"
+    raise CommandError(message)
+
+
+def _folded(bootstrap_servers: str, partition: int) -> tuple[GenesisApplied, int] | None:
+    """What the partition's ledger begins with, and the last incarnation that it has facts of; None where it has none."""
+    held = range_of(bootstrap_servers, LEDGER, partition)
+    with closing(read(bootstrap_servers, LEDGER, partition, held.start)) as records:
+        first = next(records, None)
+    if first is None:
+        return None
+    assert first.value is not None, "a ledger record has a value"
+    told = next(whole_records([first]), None)
+    fact = told.facts[0] if told is not None and len(told.facts) == 1 else None
+    if not isinstance(fact, GenesisApplied):
+        message = (
+            f"{USAGE_EVENTS} is new, and cannot continue what {LEDGER} holds: partition {partition} does not begin with a "
+            "genesis; restore the ledger whole, or use another cluster"
+        )
+        raise CommandError(message)
+    return fact, position_in(_last_value(bootstrap_servers, partition, held) or first.value).incarnation
+
+
+def _last_value(bootstrap_servers: str, partition: int, held: Range) -> bytes | None:
+    """The partition's last committed record: behind it lie only markers, and what was aborted."""
+    back = 64
+    while True:
+        start = max(held.end - back, held.start)
+        value = None
+        with closing(read(bootstrap_servers, LEDGER, partition, start, held.end)) as records:
+            for record in records:
+                value = record.value
+        if value is not None or start == held.start:
+            return value
+        back *= 16
+
+
 def _write_genesis(bootstrap_servers: str, partitions: int, operator_public_key: bytes) -> None:
     ends = [range_of(bootstrap_servers, USAGE_EVENTS, partition).end for partition in range(partitions)]
     if all(ends):
@@ -124,7 +187,7 @@ def _write_genesis(bootstrap_servers: str, partitions: int, operator_public_key:
             f"{USAGE_EVENTS} has records on some partitions and never had any on {empty}: it was not made by meterlog"
         )
         raise CommandError(message)
-    genesis = encode(Genesis(uuid4().hex, 1, partitions, operator_public_key))
+    genesis = encode(_genesis(bootstrap_servers, partitions, operator_public_key))
     producer = Producer(
         {"bootstrap.servers": bootstrap_servers, "transactional.id": "meterlog-genesis", "log_level": 0}
     )

@@ -29,6 +29,7 @@ __all__ = [
     "encode_facts",
     "heard_in",
     "part_number",
+    "position_in",
 ]
 
 PART_BYTES_MAX: Final = 256 * 1024
@@ -121,6 +122,12 @@ def heard_in(told: SourceRecord) -> Heard | None:
     return Heard(command, first.key, first.order, first.offset)
 
 
+def position_in(value: bytes) -> Position:
+    """Where the record lies whose fact, or piece of one, this is."""
+    record = _decode(value)
+    return Position(record.incarnation, record.partition, record.offset)
+
+
 def part_number(value: bytes) -> int:
     """Which part of its fact this record is, from 0; 0 for a whole fact. A reader can begin only where it is 0."""
     return 0 if value[1:2] == _FACT_TAG else _part_of(_decode(value))
@@ -136,6 +143,8 @@ class LedgerReader:
     def __init__(self, *, after_offset: int | None = None) -> None:
         """`after_offset`: the last source offset already known; None to begin at whatever comes first."""
         self._known_offset = after_offset
+        self._known_incarnation: int | None = None
+        """Of the last record; None before the first, whose incarnation is taken as it comes."""
         self._open: list[_FactRecord] = []
         self._parts: list[_PartRecord] = []
 
@@ -166,7 +175,7 @@ class LedgerReader:
         first = whole[0]
         if len(whole) != first.fact_count:
             raise _gap(first, f"{len(whole)} of its {first.fact_count} facts came")
-        self._known_offset = first.offset
+        self._known_offset, self._known_incarnation = first.offset, first.incarnation
         assert first.source is not None, "the first fact carries its source"
         position = Position(first.incarnation, first.partition, first.offset)
         yield SourceRecord(position, first.log_ms, first.source, tuple(record.fact for record in whole))
@@ -174,11 +183,24 @@ class LedgerReader:
     def _begin(self, record: _FactRecord) -> None:
         assert record.source is not None, f"the first fact of offset {record.offset} lacks its source"
         known = self._known_offset
-        if known is not None and record.offset <= known:
-            return  # a repeat: its first fact is dropped, and so are the others, which follow no open record
-        if known is not None and record.source.previous_offset != known:
+        if known is not None and not self._follows(record, record.source.previous_offset, known):
+            if self._is_repeat(record, known):
+                return  # its first fact is dropped, and so are the others, which follow no open record
             raise _gap(record, f"it follows {record.source.previous_offset}, but the last one read is {known}")
         self._open = [record]
+
+    def _follows(self, record: _FactRecord, previous_offset: int, known: int) -> bool:
+        """Whether nothing lies between the last record and this one. A log that was made anew begins at its start again."""
+        if previous_offset != known or self._known_incarnation is None:
+            return previous_offset == known
+        is_first_of_log = previous_offset >= record.offset
+        return record.incarnation == self._known_incarnation + is_first_of_log
+
+    def _is_repeat(self, record: _FactRecord, known: int) -> bool:
+        incarnation = self._known_incarnation
+        if incarnation is None:
+            return record.offset <= known
+        return (record.incarnation, record.offset) <= (incarnation, known)
 
     def _continue(self, record: _FactRecord) -> None:
         last = self._open[-1]

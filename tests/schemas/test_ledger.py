@@ -21,6 +21,7 @@ from schemas.ledger import (
     SourceRecord,
     encode_facts,
     part_number,
+    position_in,
 )
 from tests.schemas.samples import FACTS, golden
 
@@ -233,3 +234,43 @@ def test_parts_of_two_facts_one_after_the_other_are_read() -> None:
 def test_what_is_no_fact_is_an_error_that_names_it(value: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         read([value])
+
+
+def told_at(incarnation: int, offset: int, previous_offset: int) -> list[bytes]:
+    source = Source(None, None, (), 0, previous_offset)
+    return encode_facts(Position(incarnation, 0, offset), 0, source, [Ticked(more=False)])
+
+
+BEFORE = [told_at(1, 0, -1), told_at(1, 7, 0)]
+ANEW = [told_at(2, 0, 7), told_at(2, 1, 0)]
+
+
+@pytest.mark.parametrize("after_offset", [None, -1], ids=["whatever comes first", "from the start"])
+def test_a_log_that_was_made_anew_follows_the_one_before(after_offset: int | None) -> None:
+    found = read(flat([*BEFORE, *ANEW, *BEFORE, *ANEW]), after_offset=after_offset)
+    assert [(r.position.incarnation, r.position.offset) for r in found] == [(1, 0), (1, 7), (2, 0), (2, 1)]
+
+
+def test_a_reader_that_stopped_at_the_end_of_the_old_log_goes_on_with_the_new_one() -> None:
+    assert offsets(read(flat(ANEW), after_offset=7)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([BEFORE[0], ANEW[0]], id="the old log's last record is missing"),
+        pytest.param([*BEFORE, ANEW[1]], id="the new log's first record is missing"),
+        pytest.param([*BEFORE, told_at(3, 0, 7)], id="a whole log is missing"),
+        pytest.param([*BEFORE, told_at(2, 8, 7)], id="a record of the new log in the place of the old one's next"),
+        pytest.param([*BEFORE, told_at(1, 9, 8)], id="a record of the old log is missing"),
+    ],
+)
+def test_what_is_missing_between_two_logs_stops_the_reader(records: list[list[bytes]]) -> None:
+    with pytest.raises(LedgerGap):
+        read(flat(records))
+
+
+def test_the_position_in_a_fact_and_in_a_piece_of_one() -> None:
+    values = encode_facts(POSITION, 0, SOURCE, [large(2 * PART_BYTES_MAX)])
+    assert len(values) > 2
+    assert {position_in(value) for value in values} == {POSITION}
