@@ -9,27 +9,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from billing.behaviours import BEHAVIOURS
 from billing.catalog.types import Catalog
-from billing.errors import NotHonoured, RecordCrashed, TimeJumped
 from billing.facts import (
     BehaviourSwitched,
     CommandRefused,
     EventCounted,
     EventDuplicate,
     EventRejected,
-    Fact,
     OrderApplied,
     OrderRepeated,
 )
 from billing.quantities import nano_of, plain
 from billing.records import Command, Genesis, Tick
-from billing.state import MemoryState
-from billing.step import step
+from runtime.ledger_log import whole_records
 from runtime.logs import LogRecord, Range
+from runtime.refold import Refold
 from schemas.codec import decode_record
 from schemas.intents import Window
-from schemas.ledger import LedgerReader, SourceRecord, heard_in
+from schemas.ledger import SourceRecord
 
 __all__ = ["Audit", "Difference", "PartitionAudit", "Usage", "UsageKey", "agree", "audit_partition", "compare"]
 
@@ -130,13 +127,13 @@ def audit_partition(
     """Add one partition: the records of its log in `held`, and its ledger up to the same place.
 
     Records that retention has taken from the log stand in the ledger as they were, and are accepted by its word. The
-    state that the records are decided against again is kept in memory: some 500 bytes an event.
+    state that the records are decided against again is kept in memory: some 500 bytes for each event of the past 35 days.
     """
     line = PartitionAudit(partition)
-    again = _Again(catalog)
+    again = Refold(catalog)
     records = iter(log)
     record = next(records, None)
-    for told in _source_records(ledger):
+    for told in whole_records(ledger):
         offset = told.position.offset
         if offset >= held.end:
             break  # it came after the audit began
@@ -153,7 +150,7 @@ def audit_partition(
             _count_record(line, told.source.value)
         else:
             line.without_record.append(offset)
-        if again.facts_of(told) != told.facts:
+        if again.fold(told).facts != told.facts:
             line.decided_otherwise.append(offset)
         _count_facts(audit, line, told)
     while record is not None:
@@ -177,42 +174,8 @@ def compare(audit: Audit, where: str, expected: dict[K, int], found: dict[K, int
             audit.differences.append(Difference(where, name(key), plain(ours), plain(theirs)))
 
 
-class _Again:
-    """The fold of one partition once more, over what the ledger says lay on the log."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._state = MemoryState()
-        self._orders: dict[int, bytes] = {}
-        """Orders that let an earlier record through, by where they are said to lie."""
-
-    def facts_of(self, told: SourceRecord) -> tuple[Fact, ...]:
-        """What the record causes after those before it; nothing where it may not be folded. Raises UnknownBehaviour."""
-        key, value, append_ms = _as_logged(told)
-        if self._orders.pop(told.position.offset, value) != value:
-            return ()
-        try:
-            heard = heard_in(told)
-            facts = step(
-                self._state, BEHAVIOURS, self._catalog, decode_record(value), key, append_ms, told.position, heard
-            )
-        except (NotHonoured, RecordCrashed, TimeJumped):
-            return ()
-        if heard is not None:
-            self._orders[heard.offset] = heard.value
-        return tuple(facts)
-
-
 def _as_logged(told: SourceRecord) -> tuple[bytes | None, bytes | None, int]:
     return told.source.key, told.source.value, told.source.append_ms
-
-
-def _source_records(ledger: Iterable[LogRecord]) -> Iterator[SourceRecord]:
-    reader = LedgerReader()
-    for record in ledger:
-        assert record.value is not None, f"ledger offset {record.offset} has no value"
-        yield from reader.feed([record.value])
-    yield from reader.flush()
 
 
 def _count_record(line: PartitionAudit, value: bytes | None) -> None:

@@ -175,6 +175,24 @@ def audit(
 
 
 @app.command()
+def replay(
+    partition: Annotated[int | None, typer.Option("--partition", min=0, help="Only this one.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Fold the ledger's records again and compare every fact byte for byte. Exit 1 with the first difference."""
+    from rich.console import Console
+
+    from billing.catalog.builtin import BUILTIN_CATALOG
+    from runtime.replaying import print_replay, run_replay
+
+    servers = _settings(data_dir).bootstrap_servers
+    found = run_replay(servers, BUILTIN_CATALOG, partition, Console(stderr=True))
+    print_replay(found, as_json=as_json)
+    sys.exit(_DIFFERS_EXIT if any(line.difference for line in found) else 0)
+
+
+@app.command()
 def usage(
     org: Annotated[str, typer.Option("--org", help="The organisation.")],
     data_dir: DataDir = None,

@@ -2,17 +2,24 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Final
+from typing import Final, NamedTuple
 
 from billing.records import Position
 from runtime.logs import LogRecord, offset_at, read
 from schemas.ledger import LedgerReader, SourceRecord, part_number
 from schemas.topics import LEDGER
 
-__all__ = ["find_record", "raw_records", "source_records", "source_records_since", "whole_records"]
+__all__ = ["LedgerRecord", "find_record", "raw_records", "source_records", "source_records_since", "whole_records"]
 
 _SLACK_MS: Final = 60 * 60_000
 """Facts are appended after their record; brokers' clocks may differ."""
+
+
+class LedgerRecord(NamedTuple):
+    """A record as its ledger tells it, with the bytes in which it does."""
+
+    told: SourceRecord
+    values: tuple[bytes, ...]
 
 
 def whole_records(ledger: Iterable[LogRecord]) -> Iterator[SourceRecord]:
@@ -28,7 +35,7 @@ def whole_records(ledger: Iterable[LogRecord]) -> Iterator[SourceRecord]:
     yield from reader.flush()
 
 
-def raw_records(ledger: Iterable[LogRecord]) -> Iterator[tuple[SourceRecord, tuple[bytes, ...]]]:
+def raw_records(ledger: Iterable[LogRecord]) -> Iterator[LedgerRecord]:
     """As `whole_records`, each with the values that tell of it."""
     reader = LedgerReader()
     values: list[bytes] = []
@@ -43,12 +50,12 @@ def raw_records(ledger: Iterable[LogRecord]) -> Iterator[tuple[SourceRecord, tup
         values.append(record.value)
         for told in reader.feed([record.value]):
             # It is known to be whole by the fact behind it, all pieces of which have come by now.
-            yield told, tuple(values[:fact_at])
+            yield LedgerRecord(told, tuple(values[:fact_at]))
             values, fact_at = values[fact_at:], 0
         if not reader.is_within:
             values = []  # a repeat was dropped
     for told in reader.flush():
-        yield told, tuple(values)
+        yield LedgerRecord(told, tuple(values))
 
 
 def source_records(

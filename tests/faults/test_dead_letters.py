@@ -22,6 +22,7 @@ from billing.routing import partition_of
 from runtime.dead_letters import Replayed, list_letters, replay_letters, show_letter
 from runtime.errors import CommandError
 from runtime.letters import Letter, LetterId, Selection
+from runtime.replaying import run_replay
 from tests.faults.books import Ledger, read_ledger, read_topic
 from tests.faults.command import ROOT
 from tests.faults.fold import Fold, fold
@@ -158,6 +159,11 @@ def test_each_reason_is_listed_shown_and_replayed_or_left_out_with_the_reason(de
     assert (len(done.replayed), len(done.left_out)) == (1, refused["in_future"])
     assert deployment.ledger().counted[soon.id] == 1
     deployment.assert_accounted_for()
+    deployment.fold.stop()
+    again = run_replay(deployment.servers, BUILTIN_CATALOG, None, Console(file=io.StringIO()))
+    assert [line.difference for line in again] == [None] * PARTITIONS
+    assert sum(line.records for line in again) == len(deployment.ledger().sources)
+    assert all(line.totals for line in again)
 
 
 def test_letters_count_after_a_change_of_the_catalog_and_the_ledger_has_whole_what_a_letter_cuts(

@@ -1,0 +1,79 @@
+"""One partition folded once more, over the records that its ledger says lay on the log.
+
+The audit and `meterlog replay` share it. It keeps what the fold's own rows keep, and no more: its memory grows with the
+accounts and with 35 days of event ids, never with the log.
+"""
+
+from typing import Final, NamedTuple
+
+from billing.behaviours import BEHAVIOURS
+from billing.catalog.types import Catalog
+from billing.errors import NotHonoured, RecordCrashed, TimeJumped
+from billing.facts import Fact
+from billing.metering.rules import SEEN_MS
+from billing.state import MemoryFamily, MemoryState, Seen, SeenKey
+from billing.step import step
+from schemas.codec import decode_record
+from schemas.ledger import SourceRecord, heard_in
+
+__all__ = ["Refold", "Refolded", "SweptSeen"]
+
+_SWEEP_EVERY: Final = 1_000
+"""Records between two sweeps: the ids that may go are the oldest, so that one costs what it drops."""
+
+
+class Refolded(NamedTuple):
+    """What a record causes after those before it."""
+
+    facts: tuple[Fact, ...]
+    problem: str | None = None
+    """Why the record may not be folded at all; then it has no facts."""
+
+
+class SweptSeen(MemoryFamily[SeenKey, Seen]):
+    """Event ids in the order in which they were accepted, so that those of which no decision asks any more can go."""
+
+    def put(self, key: SeenKey, row: Seen, /) -> None:
+        self.rows.pop(key, None)
+        self.rows[key] = row
+
+    def sweep(self, log_ms: int) -> None:
+        """Drop the ids that count no longer at this log time."""
+        expired = []
+        for key, row in self.rows.items():
+            if row.accepted_at_ms + SEEN_MS > log_ms:
+                break
+            expired.append(key)
+        for key in expired:
+            del self.rows[key]
+
+
+class Refold:
+    """The fold of one partition once more."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.state = MemoryState()
+        self._seen = self.state.seen = SweptSeen()
+        self._catalog = catalog
+        self._orders: dict[tuple[int, int], bytes] = {}
+        """Orders that let an earlier record through, by where they are said to lie."""
+        self._count = 0
+
+    def fold(self, told: SourceRecord) -> Refolded:
+        """Decide the record again, and apply what it causes. Raises UnknownBehaviour."""
+        key, value, append_ms = told.source.key, told.source.value, told.source.append_ms
+        incarnation, offset = told.position.incarnation, told.position.offset
+        if self._orders.pop((incarnation, offset), value) != value:
+            return Refolded((), "it is not the order that is said to lie here, and that let an earlier record through")
+        try:
+            heard = heard_in(told)
+            record = decode_record(value)
+            facts = step(self.state, BEHAVIOURS, self._catalog, record, key, append_ms, told.position, heard)
+        except (NotHonoured, RecordCrashed, TimeJumped) as exc:
+            return Refolded((), str(exc))
+        if heard is not None:
+            self._orders[incarnation, heard.offset] = heard.value
+        self._count += 1
+        if self._count % _SWEEP_EVERY == 0:
+            self._seen.sweep(self.state.log_ms)
+        return Refolded(tuple(facts))
