@@ -14,6 +14,7 @@ from api.accept import check_accept
 from api.envelope import correlation_id, error_response
 from api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unforeseen
 from api.events import EventDoor
+from api.figures import CountedRequests
 from api.health_watch import HealthWatch
 from api.openapi import get_openapi
 from api.say import say
@@ -43,6 +44,7 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,  # a redirect would be an answer outside the envelope, and loses a POST's body
     )
+    app.add_middleware(CountedRequests)
     _answer_errors(app, now_ms)
     app.add_api_route("/v1/events", events.post, methods=["POST"])
     # `path`: customer ids may hold slashes. The route must stay the last below /v1/customers.

@@ -11,6 +11,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from api.errors import Busy, LogUnavailable
 from api.say import say
 from observe.api import ApiEvent
+from observe.figures import FIGURES
+from observe.health import HEALTH
+from observe.metrics import API_ACK_S, API_NOT_ACKNOWLEDGED
 
 __all__ = ["EventLog", "Keyed"]
 
@@ -18,6 +21,7 @@ _BUSY_INTERVAL_S = 0.001
 _IDLE_INTERVAL_S = 0.5  # errors of the library are told, and do not pile up, while nothing is sent
 _COMPLAINT_INTERVAL_S = 10.0  # a broker that is away is complained about at every try to reach it
 _LINGER_MS = 2
+_REFUSED_S = 60.0  # no batch since then may just mean that nobody sends any
 _GRACE_S = 2.0  # the client library gives up on a message by itself; this is for the one that it forgets
 _QUEUE_KB_MAX = 256 * 1024
 
@@ -49,6 +53,7 @@ class EventLog:
         self._ack_timeout_s = ack_timeout_s
         self._on_fatal = on_fatal
         self._in_flight = 0
+        self._refused: tuple[str, float] | None = None
         self._pump: asyncio.TimerHandle | None = None
         self._complained_s = -_COMPLAINT_INTERVAL_S
         self._producer = Producer(
@@ -85,14 +90,29 @@ class EventLog:
         if not records:
             return
         batch = _Batch(self, len(records), asyncio.get_running_loop().create_future())
+        began_s = time.monotonic()
         self._hand_over(records, batch)
         try:
             reason = await asyncio.wait_for(batch.done, self._ack_timeout_s + _GRACE_S)
         except TimeoutError:
             reason = "no answer in time"
+        FIGURES.observe(API_ACK_S, time.monotonic() - began_s)
+        self._refused = None if reason is None else (reason, time.monotonic())
         if reason is not None:
+            FIGURES.add(API_NOT_ACKNOWLEDGED)
             say(ApiEvent.NOT_ACKNOWLEDGED, level=logging.ERROR, reason=reason, event_count=len(records))
             raise LogUnavailable("Kafka did not acknowledge the batch; send it again, the ids make that safe")
+
+    @property
+    def in_flight(self) -> int:
+        """Events handed over and not yet acknowledged."""
+        return self._in_flight
+
+    def refused(self) -> str | None:
+        """Why the last batch was not acknowledged; None where it was, or when that was long ago."""
+        refused = self._refused
+        is_recent = refused is not None and time.monotonic() - refused[1] < _REFUSED_S
+        return refused[0] if refused is not None and is_recent else None
 
     def close(self) -> None:
         """Let go of the producer. Requests must have ended: what is in flight is not waited for."""
@@ -120,6 +140,7 @@ class EventLog:
         if self._pump is not None:
             self._pump.cancel()
         self._producer.poll(0)
+        HEALTH.turned()
         interval_s = _BUSY_INTERVAL_S if self._in_flight else _IDLE_INTERVAL_S
         self._pump = asyncio.get_running_loop().call_later(interval_s, self._serve)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
@@ -18,6 +19,8 @@ from api.judging import Rejected, Verdict, judge
 from api.key_ring import KeyRing
 from api.say import say
 from observe.api import ApiEvent
+from observe.figures import FIGURES
+from observe.metrics import API_EVENTS
 
 __all__ = ["EventDoor"]
 
@@ -51,6 +54,7 @@ class EventDoor:
             await self._log.append(verdict.taken)
         finally:
             self._requests -= 1
+        _count(verdict)
         return _answer(verdict, correlation_id(request.headers))
 
     async def _judged(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str], org: str) -> Verdict:
@@ -61,6 +65,13 @@ class EventDoor:
             judge(batch, start, start + _SLICE_EVENTS, org, now_ms, verdict)
             await asyncio.sleep(0)
         return verdict
+
+
+def _count(verdict: Verdict) -> None:
+    if verdict.taken:
+        FIGURES.add(API_EVENTS, len(verdict.taken), "accepted", "")
+    for reason, count in Counter(rejected.reason for rejected in verdict.rejected).items():
+        FIGURES.add(API_EVENTS, count, "rejected", reason)
 
 
 def _answer(verdict: Verdict, correlation: str) -> Response:

@@ -35,6 +35,8 @@ class KeyRing:
         self._digests: dict[str, bytes] = {}
         self.loaded = threading.Event()
         """Set once `control` was read to its end; before, an unknown key may merely not be read yet."""
+        self.next_offset = 0
+        """Everything of `control` before it is known here."""
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -109,9 +111,13 @@ class KeyFollower:
         error = message.error()
         if error is None:
             self._ring.apply(message.key(), message.value(), message.offset())
-        elif error.code() != KafkaError._PARTITION_EOF:
+            self._ring.next_offset = message.offset() + 1
+            return
+        if error.code() != KafkaError._PARTITION_EOF:
             say(ApiEvent.KAFKA_COMPLAINED, level=logging.ERROR, reason=error.str())
-        elif not self._ring.loaded.is_set():
+            return
+        self._ring.next_offset = message.offset()
+        if not self._ring.loaded.is_set():
             self._ring.loaded.set()
             say(ApiEvent.KEYS_LOADED, key_count=len(self._ring))
 

@@ -1,4 +1,4 @@
-"""How far a reader of the log is behind, and since when."""
+"""How far a reader of the log is behind, and which record it has not taken in."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -6,51 +6,75 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-__all__ = ["Lag", "LagGauge", "LogUnreachable"]
+__all__ = ["Lag", "LagGauge", "LogUnreachable", "Place", "Unread"]
 
 _TIMEOUT_S: Final = 5.0
 _READ_WAIT_S: Final = 3.0
 _NO_OFFSET: Final = 0  # a reader that never committed has everything before it
+
+Place = tuple[str, int]
+"""Topic and partition."""
 
 
 class LogUnreachable(Exception):
     """Kafka does not answer, or refuses."""
 
 
+class Unread(NamedTuple):
+    """The first record of a partition that its reader has not taken in."""
+
+    place: Place
+    offset: int
+    append_ms: int | None
+    """By the broker's clock. None: it lies behind a transaction that is open, and nobody can read it yet."""
+
+
 class Lag(NamedTuple):
+    """Of all partitions that were asked for."""
+
     record_count: int
-    """Offsets between the reader and the log's end, transaction markers among them."""
-    oldest_ms: int | None
-    """Append time of the first record that was not read; None when there is none."""
+    """Offsets between the reader and the log's ends, transaction markers among them."""
+    unread: tuple[Unread, ...]
+    """At most one a partition; none where the reader has everything."""
+    ends: Mapping[Place, int]
+    """Each partition ends before this offset, uncommitted records included."""
+    notes: Mapping[int, str]
+    """By partition, what the group's worker left beside its offset: why it stands there."""
 
 
 class LagGauge:
     """Measures lags. Calls come one at a time, from one thread.
 
     A partition that ends in transaction markers has offsets that no reader ever gets. So the records themselves are
-    looked for: a lag counts only where there is one.
+    looked for: a lag counts only where there is one, or where an open transaction hides what there is.
     """
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
         """`group`: the consumer group whose offsets are looked at. It is never joined, and nothing is committed."""
+        settings = {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "reconnect.backoff.max.ms": 1_000,
+            "log_level": 0,
+        }
         self._reader = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": group,
-                "enable.auto.commit": False,
+            settings
+            | {
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 50,
                 "fetch.message.max.bytes": 4_096,  # one record is looked at; a broker sends at least that
                 "queued.min.messages": 1,
-                "reconnect.backoff.max.ms": 1_000,
-                "log_level": 0,
             }
         )
+        # A reader of committed records is told that the partition ends where an open transaction begins.
+        self._ends = Consumer(settings | {"isolation.level": "read_uncommitted"})
 
     def close(self) -> None:
         self._reader.close()
+        self._ends.close()
 
     def of_group(self, topic: str, partitions: int) -> Lag:
         """How far the group is behind, by the offsets that it committed. Raises LogUnreachable."""
@@ -59,36 +83,35 @@ class LagGauge:
             committed = self._reader.committed(asked, timeout=_TIMEOUT_S)
         except KafkaException as exc:
             raise LogUnreachable(exc.args[0].str()) from exc
-        return self.of_offsets({(topic, at.partition): max(at.offset, _NO_OFFSET) for at in committed})
+        lag = self.of_offsets({(topic, at.partition): max(at.offset, _NO_OFFSET) for at in committed})
+        return lag._replace(notes={at.partition: at.metadata for at in committed if at.metadata})
 
-    def of_offsets(self, next_offsets: Mapping[tuple[str, int], int]) -> Lag:
+    def of_offsets(self, next_offsets: Mapping[Place, int]) -> Lag:
         """How far a reader is behind that reads `next_offsets`, by topic and partition, next. Raises LogUnreachable."""
-        places = [TopicPartition(topic, number, offset) for (topic, number), offset in next_offsets.items()]
-        counts = {(at.topic, at.partition): self._end_of(at) - at.offset for at in places}
-        behind = [at for at in places if counts[at.topic, at.partition] > 0]
-        if not behind:
-            return Lag(0, None)
-        found = self._first_records(behind)
-        return Lag(sum(counts[place] for place in found), min(found.values(), default=None))
+        ends = {place: self.end_of(place) for place in next_offsets}
+        behind = {place: offset for place, offset in next_offsets.items() if ends[place] > offset}
+        unread = self._first_unread(behind, ends) if behind else ()
+        return Lag(sum(ends[found.place] - behind[found.place] for found in unread), unread, ends, {})
 
-    def _end_of(self, at: TopicPartition) -> int:
+    def end_of(self, place: Place) -> int:
+        """Offset behind the last record, uncommitted ones included. Raises LogUnreachable."""
         # One partition a call, about 1 ms. The admin client asks for all at once, but its requests that time out have
         # ended the process with a failed assertion (librdkafka 2.16, a broker that was killed and came back).
         try:
-            marks: tuple[int, int] = self._reader.get_watermark_offsets(at, timeout=_TIMEOUT_S)
+            marks: tuple[int, int] = self._ends.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
         except KafkaException as exc:
             raise LogUnreachable(exc.args[0].str()) from exc
         return marks[1]
 
-    def _first_records(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
-        """Append time of the first record at or behind each place; places without one are left out."""
-        self._reader.assign(places)
+    def _first_unread(self, behind: Mapping[Place, int], ends: Mapping[Place, int]) -> tuple[Unread, ...]:
+        """The first record at or behind each offset; partitions without one are left out."""
+        self._reader.assign([TopicPartition(*place, offset) for place, offset in behind.items()])
         try:
-            return dict(self._read_one_each({(at.topic, at.partition) for at in places}))
+            return tuple(self._read_one_each(set(behind), ends))
         finally:
             self._reader.unassign()
 
-    def _read_one_each(self, awaited: set[tuple[str, int]]) -> Iterable[tuple[tuple[str, int], int]]:
+    def _read_one_each(self, awaited: set[Place], ends: Mapping[Place, int]) -> Iterable[Unread]:
         deadline_s = time.monotonic() + _READ_WAIT_S
         while awaited:
             message = self._reader.poll(max(0.0, deadline_s - time.monotonic()))
@@ -97,8 +120,11 @@ class LagGauge:
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise LogUnreachable(error.str())
-            place = (message.topic() or "", message.partition() or 0)
-            if place in awaited:
-                awaited.remove(place)
-                if error is None:
-                    yield place, message.timestamp()[1]
+            place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
+            if place not in awaited:
+                continue
+            awaited.remove(place)
+            if error is None:
+                yield Unread(place, offset, message.timestamp()[1])
+            elif offset < ends[place]:
+                yield Unread(place, offset, None)

@@ -213,11 +213,12 @@ _HEALTH_CONTENT: Final = {JSON: {"schema": ref("Health")}}
 _GET_HEALTH: Final[dict[str, Any]] = {
     "operationId": "getHealth",
     "summary": "Whether what is accepted is also counted",
-    "description": "Measured every second in the background. Red when Kafka or ClickHouse does not answer, when the API "
-    "keys are not read yet, or when the fold or the ClickHouse sink is too far behind.",
+    "description": "Measured every second in the background. Red when Kafka does not answer or acknowledge, when the API "
+    "keys are not read yet, or when the fold is too far behind or stands. Yellow when ClickHouse does not answer or its sink "
+    "is too far behind: events are taken and counted, and figures are late.",
     "security": [],
     "responses": {
-        "200": {"description": "Green.", "content": _HEALTH_CONTENT},
+        "200": {"description": "Green or yellow.", "content": _HEALTH_CONTENT},
         "503": {"description": "Red.", "content": _HEALTH_CONTENT},
         **_errors(NotAcceptable, Unforeseen),
     },

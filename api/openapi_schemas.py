@@ -218,8 +218,19 @@ _PROGRESS: Final = _object(
         "lag_records": {"type": ["integer", "null"], "description": "Records behind the log's end; null: not known."},
         "oldest_age_s": {
             "type": ["number", "null"],
-            "description": "Age of the oldest record that is not taken in; 0 where there is none, null: not known.",
+            "description": "For how long the oldest record that is not taken in has waited; 0 where there is none, "
+            "null: not known.",
         },
+    },
+)
+_CHECK: Final = _object(
+    ("name", "state", "since"),
+    {
+        "name": {"type": "string"},
+        "state": {"type": "string", "enum": ["green", "yellow", "red"]},
+        "since": {"type": "string", "format": "date-time", "description": "When it came to this state."},
+        "message": {"type": "string", "description": "What is wrong; absent when green."},
+        "do": {"type": "string", "description": "What the operator should do; absent when green."},
     },
 )
 _HEALTH: Final = _object(
@@ -232,16 +243,18 @@ _HEALTH: Final = _object(
         "api_keys_loaded",
         "fold",
         "clickhouse_sink",
+        "checks",
     ),
     {
-        "status": {"type": "string", "enum": ["green", "red"]},
-        "reasons": {"type": "array", "items": {"type": "string"}, "description": "Why it is red."},
+        "status": {"type": "string", "enum": ["green", "yellow", "red"]},
+        "reasons": {"type": "array", "items": {"type": "string"}, "description": "Why it is not green."},
         "checked_at": {"type": ["string", "null"], "format": "date-time"},
         "kafka_reachable": {"type": "boolean"},
         "clickhouse_reachable": {"type": "boolean"},
         "api_keys_loaded": {"type": "boolean"},
         "fold": ref("Progress"),
         "clickhouse_sink": ref("Progress"),
+        "checks": {"type": "array", "items": ref("HealthCheck")},
     },
 )
 
@@ -259,5 +272,6 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "MeterUsage": _METER_USAGE,
     "Usage": _USAGE,
     "Progress": _PROGRESS,
+    "HealthCheck": _CHECK,
     "Health": _HEALTH,
 }

@@ -77,6 +77,7 @@ def _app(settings: ApiSettings) -> FastAPI:
         LagGauge(settings.bootstrap_servers, FOLD_GROUP),
         clickhouse,
         ring,
+        log,
         partitions=settings.partitions,
         bounds=_bounds(settings),
         now_ms=_now_ms,
@@ -107,7 +108,7 @@ def _app(settings: ApiSettings) -> FastAPI:
 
 
 def _bounds(settings: ApiSettings) -> Bounds:
-    return Bounds(settings.lag_records_max, int(settings.lag_age_s_max * 1_000), _STALE_MS_MAX)
+    return Bounds(settings.fold_age_s_max, settings.fold_lag_max, settings.sink_age_s_max, _STALE_MS_MAX)
 
 
 def _now_ms() -> int:

@@ -24,7 +24,9 @@ class ApiSettings:
     """Ten of the largest batches; a broker that stalls costs 256 MiB at most."""
     requests_max: int = 32
     """Batches worked on at once: each may hold 20 MiB of body, packed and unpacked."""
-    lag_records_max: int = 1_000_000
-    """Records behind which health is red: a minute of what one core folds is 3,000,000."""
-    lag_age_s_max: float = 60.0
-    """An acknowledged event that is not counted, or not in ClickHouse, after this long makes health red."""
+    fold_lag_max: int = 1_000_000
+    """Offsets behind which health is red: a minute of what one core folds is 3,000,000."""
+    fold_age_s_max: float = 15.0
+    """An acknowledged event that is not counted after this long makes health red."""
+    sink_age_s_max: float = 60.0
+    """A counted event that is not in ClickHouse after this long makes health yellow."""

@@ -12,6 +12,10 @@ class ProcessEvent(StrEnum):
 
     LIBRARY = "process.library"
     """A library's own line: `logger`, `message`."""
+    WATCHED = "process.watched"
+    """Metrics and health are served: `url`."""
+    CHECK_CHANGED = "process.check_changed"
+    """A check of /health came to another state: `check`, `state`, `message`, `do`."""
     REFUSED = "process.refused"
     """It ends before it has begun, exit 2: `reason`, with what to do."""
     CRASHED = "process.crashed"

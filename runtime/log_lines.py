@@ -26,7 +26,7 @@ from runtime.settings import LogFormat, LogSettings
 __all__ = ["JsonLines", "TextLines", "is_set_up", "refuse", "secrets_of", "set_up_logging"]
 
 _log = logging.getLogger("meterlog")
-_CHATTY: Final = ("aiokafka", "clickhouse_connect", "faust", "mode", "stripe", "urllib3")
+_CHATTY: Final = ("aiokafka", "clickhouse_connect", "faust", "mode", "stripe", "urllib3", "uvicorn")
 """Libraries that tell of each request or rebalance; what goes wrong in them is told by the room that uses them."""
 _SECRET_CHARS_MIN: Final = 6
 """Anything shorter is a placeholder, and would be struck out of every word that holds it."""

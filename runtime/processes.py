@@ -1,5 +1,6 @@
 """Wires each process from the settings: the one place that picks what a room's ports are made of."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from urllib.parse import urlsplit
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog
 from billing.errors import InvalidField
+from observe.metrics import Role
 from runtime.errors import CommandError
 from runtime.log_lines import set_up_logging
 from runtime.settings import Settings
+from runtime.watch import start_watch
 
 __all__ = [
     "create_api_key",
@@ -35,6 +38,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _begin(role: Role, settings: Settings) -> None:
+    """What every process of a deployment does first. Raises CommandError."""
+    set_up_logging(role, settings)
+    start_watch(role, settings)
+
+
 def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -> int:
     """`meterlog worker`: the fold, and the ticks of the partitions that it owns."""
     from streams.engine import Engine
@@ -42,9 +51,10 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
     from streams.options import Options
     from streams.ticker import Ticker
     from streams.usage import UsageFold
+    from streams.watch import WatchBounds, WorkerWatch
     from streams.worker import run_worker
 
-    set_up_logging("worker", settings)
+    _begin(Role.WORKER, settings)
     options = Options(
         bootstrap_servers=settings.bootstrap_servers,
         data_dir=settings.data_dir / "worker",
@@ -52,11 +62,14 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
         session_timeout_s=settings.worker_session_timeout_s,
     )
 
-    async def tick(engine: Engine) -> None:
-        await Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers).run()  # type: ignore[arg-type]
+    bounds = WatchBounds(settings.health_fold_age_s_max, settings.health_take_over_s_max)
+
+    async def beside(engine: Engine) -> None:
+        ticker = Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers)  # type: ignore[arg-type]
+        await asyncio.gather(ticker.run(), WorkerWatch(engine, bounds, now_ms).run())
 
     try:
-        return run_worker(options, UsageFold(catalog), beside=tick)
+        return run_worker(options, UsageFold(catalog), beside=beside)
     except RefusedToStart as exc:
         raise CommandError(str(exc)) from exc
 
@@ -66,7 +79,7 @@ def run_forwarder_process(settings: Settings, stop: threading.Event) -> int:
     from sinks.forward.process import run
     from sinks.forward.settings import ForwarderSettings
 
-    set_up_logging("forwarder", settings)
+    _begin(Role.FORWARDER, settings)
     forwarder = ForwarderSettings(
         bootstrap_servers=settings.bootstrap_servers,
         window=settings.forwarder_window,
@@ -80,7 +93,7 @@ def run_api_process(settings: Settings, host: str, port: int) -> int:
     from api.serve import run
     from api.settings import ApiSettings
 
-    set_up_logging("api", settings)
+    _begin(Role.API, settings)
     return run(
         ApiSettings(
             bootstrap_servers=settings.bootstrap_servers,
@@ -90,6 +103,9 @@ def run_api_process(settings: Settings, host: str, port: int) -> int:
             clickhouse_url=settings.clickhouse_url,
             clickhouse_user=settings.clickhouse_user,
             clickhouse_password=settings.clickhouse_password.get_secret_value(),
+            fold_lag_max=settings.health_fold_lag_max,
+            fold_age_s_max=settings.health_fold_age_s_max,
+            sink_age_s_max=settings.health_sink_age_s_max,
         )
     )
 
@@ -99,12 +115,13 @@ def run_clickhouse_sink(settings: Settings, stop: threading.Event) -> int:
     from sinks.clickhouse.settings import SinkSettings
     from sinks.clickhouse.sink import run
 
-    set_up_logging("sink clickhouse", settings)
+    _begin(Role.CLICKHOUSE_SINK, settings)
     sink = SinkSettings(
         bootstrap_servers=settings.bootstrap_servers,
         clickhouse_url=settings.clickhouse_url,
         clickhouse_user=settings.clickhouse_user,
         clickhouse_password=settings.clickhouse_password.get_secret_value(),
+        age_s_max=settings.health_sink_age_s_max,
     )
     return run(sink, stop)
 
@@ -114,12 +131,13 @@ def run_stripe_sink(settings: Settings, stop: threading.Event) -> int:
     from runtime.stripe_books import stripe_key
     from sinks.stripe.sink import StripeSinkConfig, run
 
-    set_up_logging("sink stripe", settings)
+    _begin(Role.STRIPE_SINK, settings)
     config = StripeSinkConfig(
         bootstrap_servers=settings.bootstrap_servers,
         api_key=stripe_key(settings),
         url=settings.stripe_url,
         send_interval_s=settings.stripe_send_interval_s,
+        age_s_max=settings.health_sink_age_s_max,
     )
     return run(config, stop)
 

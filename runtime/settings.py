@@ -77,6 +77,21 @@ class Settings(LogSettings):
     """Records of a backfill that may wait for the fold on each partition: a live event has no more than these before it."""
     forwarder_rate_max: Annotated[float, Field(gt=0)] | None = None
     """Records a second that a forwarder appends at most; None: as many as the fold takes."""
+    metrics_host: str = "127.0.0.1"
+    """Where this process's /metrics, /health and /livez listen. They need no key: keep them off public networks."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """None: they are not served. 0 picks a free port, which the log names. Of a port each, for processes on one machine."""
+    health_stall_s_max: Annotated[float, Field(gt=0)] = 30.0
+    """Past it /livez fails: the longest that a main loop is held up in health is a second or two of folding."""
+    health_fold_age_s_max: Annotated[float, Field(gt=0)] = 15.0
+    """An acknowledged event that waits for longer to be counted makes health red. A worker that is killed is replaced within
+    its session timeout, and takes its partitions over in seconds."""
+    health_fold_lag_max: Annotated[int, Field(ge=1)] = 1_000_000
+    """Offsets behind which health is red: a minute of what one core folds is 3,000,000."""
+    health_sink_age_s_max: Annotated[float, Field(gt=0)] = 60.0
+    """An event that waits for longer to reach ClickHouse or Stripe makes the sink's own health red, and the API's yellow."""
+    health_take_over_s_max: Annotated[float, Field(gt=0)] = 120.0
+    """A take-over that lasts longer makes a worker's health red."""
 
     @property
     def tells_stripe(self) -> bool:

@@ -1,5 +1,6 @@
 """The embedded stack: Kafka, ClickHouse's engine, Stripe's double, and every process of meterlog, under one supervisor."""
 
+import json
 import os
 import shutil
 import signal
@@ -21,10 +22,12 @@ from runtime.settings import LogSettings, Settings, load_settings, write_stack_f
 from runtime.supervisor import Child, NotReady, Supervisor
 from runtime.topics import create_topics, operator_key, public_bytes
 
-__all__ = ["PARTITIONS", "PARTS", "Stack", "run_up"]
+__all__ = ["PARTITIONS", "PARTS", "WATCHED", "Stack", "run_up"]
 
 PARTITIONS = 4
 PARTS = ("kafka", "clickhouse", "stripe double", "worker", "forwarder", "sink clickhouse", "sink stripe", "api")
+WATCHED = ("worker", "forwarder", "sink clickhouse", "sink stripe", "api")
+"""The parts that serve /metrics and /health, each on a port of its own."""
 _PROBE_TIMEOUT_S = 1.0
 _READY_WITHIN_S = 90.0
 _SESSION_TIMEOUT_S = 6.0
@@ -56,7 +59,9 @@ class Stack:
             message = f"port {api_port} is in use; stop what listens there, or choose another with --port"
             raise StackError(message)
         self._clickhouse = clickhouse.endpoint(self.data_dir / "clickhouse")
-        self._stripe_port, found_api_port = ports.remembered(self.data_dir / "ports.json", 2)
+        found = ports.remembered(self.data_dir / "ports.json", 2 + len(WATCHED))
+        self._stripe_port, found_api_port = found[:2]
+        self._watch_ports = dict(zip(WATCHED, found[2:], strict=True))
         self._api_port = api_port or found_api_port
         self.api_url = f"http://127.0.0.1:{self._api_port}"
 
@@ -84,7 +89,7 @@ class Stack:
             create_topics(settings.bootstrap_servers, PARTITIONS, 1, public_bytes(key))
         for name, arguments, is_ready in self._processes():
             command = self._worker_command if name == "worker" and self._worker_command else (*_meterlog(), *arguments)
-            self._run(Child(name, command, self._log(name), env=self._environment(), is_ready=is_ready))
+            self._run(Child(name, command, self._log(name), env=self._environment(name), is_ready=is_ready))
             yield name
 
     def wait(self) -> None:
@@ -95,6 +100,11 @@ class Stack:
         """Let Ctrl-C and SIGTERM end `wait`, and a start that is under way; a second one kills what is left."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._on_signal())
+
+    @property
+    def watch_urls(self) -> dict[str, str]:
+        """Where each part serves /metrics, /health and /livez."""
+        return {name: f"http://127.0.0.1:{port}" for name, port in self._watch_ports.items()}
 
     @property
     def stopping(self) -> bool:
@@ -145,7 +155,7 @@ class Stack:
             ("forwarder", ("forwarder",), lambda: True),
             ("sink clickhouse", ("sink", "clickhouse"), lambda: True),
             ("sink stripe", ("sink", "stripe"), lambda: True),
-            ("api", ("api",), lambda: _answers(f"{self.api_url}/v1/health")),
+            ("api", ("api",), lambda: _is_green(f"{self.api_url}/v1/health")),
         ]
 
     def _variables(self) -> dict[str, str]:
@@ -162,10 +172,13 @@ class Stack:
             "METERLOG_API_PORT": str(self._api_port),
             "METERLOG_WORKER_SESSION_TIMEOUT_S": str(_SESSION_TIMEOUT_S),
             "METERLOG_WORKER_INSTANCE_ID": "worker-1",
+            # Not a setting, but where to look: each part's own port, by its name.
+            "METERLOG_WATCH_URLS": " ".join(f"{name.replace(' ', '-')}={url}" for name, url in self.watch_urls.items()),
         }
 
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self._variables()}
+    def _environment(self, name: str) -> dict[str, str]:
+        port = self._watch_ports.get(name)
+        return {**os.environ, **self._variables(), "METERLOG_METRICS_PORT": "" if port is None else str(port)}
 
     def _log(self, name: str) -> Path:
         return self.data_dir / "logs" / f"{name.replace(' ', '-')}.log"
@@ -185,6 +198,8 @@ def run_up(data_dir: Path, port: int) -> int:
                 return 0  # whatever was asked of a part that was being stopped meanwhile
             raise
         typer.echo(f"clickhouse {stack.settings.clickhouse_url}")
+        for name, url in stack.watch_urls.items():
+            typer.echo(f"metrics of {name}: {url}/metrics", err=True)
         typer.echo(f"ready {stack.api_url}")
         stack.wait()
     return 0
@@ -200,10 +215,10 @@ def _meterlog() -> tuple[str, ...]:
     return (sys.executable, found)
 
 
-def _answers(url: str) -> bool:
-    """Whether a server answers with success; a red health means that it is not ready yet."""
+def _is_green(url: str) -> bool:
+    """Whether all of its health is green: a stack is ready when its sinks have caught up as well."""
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+            return bool(json.load(response)["status"] == "green")
+    except (urllib.error.URLError, OSError, ValueError):
         return False

@@ -66,7 +66,8 @@ class Writer(Protocol):
     async def send(self, topic: str, items: Iterable[tuple[bytes | None, bytes | None]]) -> Sent:
         """Hand records to the broker, in order. Returning promises nothing: `acknowledged` does."""
 
-    async def send_group_offset(self, topic: str, next_offset: int) -> None: ...
+    async def send_group_offset(self, topic: str, next_offset: int, note: str = "") -> None:
+        """Commit the group's offset with the transaction; `note` lies beside it, for lag tools."""
 
     async def commit(self) -> None: ...
 

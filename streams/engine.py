@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 from aiokafka.structs import TopicPartition
 
+from observe.figures import FIGURES
+from observe.metrics import WORKER_COMMIT_S, WORKER_EPOCHS, WORKER_RECORDS, WORKER_RECOVERY_S
 from observe.streams import StreamsEvent
 from streams.edges import Edges, LogRange, Page, Reader
 from streams.epoch import Gap, commit
@@ -22,7 +25,7 @@ from streams.port import TABLES, Answer, Fold, LastRecord, PartitionFold, Stop
 from streams.positions import Witnesses, record_digest, start_offset
 from streams.producers import Writers
 
-__all__ = ["Answers", "Engine", "GroupOffsets", "Snapshot", "Taken", "no_answers"]
+__all__ = ["Answers", "Engine", "GroupOffsets", "Place", "Snapshot", "Taken", "no_answers"]
 
 Answers = Callable[[int, Sequence[Answer]], None]
 """Takes a partition's answers as they are decided. It must not wait, nor raise: they are best effort."""
@@ -42,6 +45,15 @@ class Snapshot(NamedTuple):
     """Offsets between what is committed and the ends of the owned partitions, as of the last fetches."""
     stops: Mapping[int, Stop]
     """The owned partitions whose folds stand before a record."""
+
+
+class Place(NamedTuple):
+    """Where an owned partition is."""
+
+    next_offset: int
+    """Everything before it is committed; that of the end where nothing is left to fold, markers or not."""
+    end: int
+    """Of the partition, as of the last fetch."""
 
 
 def no_answers(partition: int, answers: Sequence[Answer]) -> None:
@@ -86,6 +98,8 @@ class Engine:
         self._turns = asyncio.Semaphore(options.transactions_at_once)
         self._record_count = self._epoch_count = 0
         self._commit_ms_last = 0.0
+        self.taking_since_s: float | None = None
+        """When the take-over under way began, by the monotonic clock; None while there is none."""
 
     # Taking partitions over
 
@@ -96,6 +110,8 @@ class Engine:
         rows that this worker never sees. Cancelled, it leaves writers open and tables behind; both are taken up by
         the next call. Raises Contradiction.
         """
+        if self.taking_since_s is None:
+            self.taking_since_s = time.monotonic()
         await self._writers.own(partitions)
         async with self._edges.open_reader() as reader:
             tables = {
@@ -144,6 +160,9 @@ class Engine:
             self.partitions[number] = fold
             around = self._surroundings(number, rows)
             self._owned[number] = OwnedPartition(number, fold, rows, offset, around, self.options)
+        if self.taking_since_s is not None:
+            FIGURES.observe(WORKER_RECOVERY_S, time.monotonic() - self.taking_since_s)
+            self.taking_since_s = None
 
     def _surroundings(self, number: int, rows: PartitionRows) -> Surroundings:
         commit_epoch = partial(
@@ -159,7 +178,7 @@ class Engine:
             turns=self._turns,
             follow=partial(self._follow, TopicPartition(self.options.topics.source, number)),
             on_answers=partial(self._on_answers, number),
-            on_epoch=self._note,
+            on_epoch=partial(self._note, number),
             on_room=self._on_room,
         )
 
@@ -208,17 +227,24 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """Cheap; to be called on the worker's loop."""
-        lag_count = sum(self._lag_of(owned) for owned in self._owned.values())
+        lag_count = sum(place.end - place.next_offset for place in self.places().values())
         partitions = tuple(sorted(self._owned))
         stops = {number: owned.fold.stop for number, owned in self._owned.items() if owned.fold.stop is not None}
         return Snapshot(self._record_count, self._epoch_count, self._commit_ms_last, partitions, lag_count, stops)
 
-    def _lag_of(self, owned: OwnedPartition) -> int:
-        end = self._log_end(TopicPartition(self.options.topics.source, owned.number))
-        unread_count = 0 if end is None else max(0, end - owned.read_offset)
-        return unread_count + owned.behind_count
+    def places(self) -> dict[int, Place]:
+        """Where each owned partition is. Cheap; to be called on the worker's loop."""
+        return {number: self._place_of(owned) for number, owned in self._owned.items()}
 
-    def _note(self, done: EpochDone) -> None:
+    def _place_of(self, owned: OwnedPartition) -> Place:
+        end = self._log_end(TopicPartition(self.options.topics.source, owned.number))
+        next_offset = owned.committed_offset if owned.behind_count else owned.read_offset
+        return Place(next_offset, max(end or 0, owned.read_offset))
+
+    def _note(self, number: int, done: EpochDone) -> None:
+        FIGURES.add(WORKER_RECORDS, done.record_count, number)
+        FIGURES.add(WORKER_EPOCHS, 1, number)
+        FIGURES.observe(WORKER_COMMIT_S, done.commit_ms / 1_000)
         self._record_count += done.record_count
         self._epoch_count += 1
         self._commit_ms_last = done.commit_ms

@@ -69,7 +69,7 @@ async def commit(
     reached = {topic: await batches.acknowledged() for topic, batches in zip(outputs, sent, strict=True)}
     gap("acknowledged")
     # 1c.
-    await writer.send_group_offset(topics.source, epoch.next_offset)
+    await writer.send_group_offset(topics.source, epoch.next_offset, epoch.note)
     gap("offset sent")
     # 1d.
     await writer.commit()

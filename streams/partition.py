@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from observe.figures import FIGURES
+from observe.metrics import WORKER_FOLD_S
 from observe.streams import StreamsEvent
 from streams.edges import Page
 from streams.epoch import check_epoch, check_folded
@@ -20,6 +22,8 @@ from streams.overlay import PartitionRows
 from streams.port import Answer, Epoch, PartitionFold, Record, Stop, StopKind
 
 __all__ = ["EpochDone", "OwnedPartition", "Run", "Surroundings"]
+
+_NOTE_CHARS_MAX = 1_000  # a broker takes 4,096 bytes beside an offset
 
 
 class Run(NamedTuple):
@@ -72,6 +76,8 @@ class OwnedPartition:
         self.fold = fold
         self.read_offset = start_offset
         """The first offset that was not yet fetched."""
+        self.committed_offset = start_offset
+        """Everything before it is folded and committed."""
         self._rows = rows
         self._around = around
         self._options = options
@@ -140,7 +146,9 @@ class OwnedPartition:
 
     def _fold(self, records: Sequence[Record]) -> None:
         stop_before = self.fold.stop
+        began = time.perf_counter()
         answers = self.fold.fold(records, self._options.now_ms())
+        FIGURES.observe(WORKER_FOLD_S, time.perf_counter() - began)
         rest = check_folded(records, self.fold)
         if rest:
             self._waiting.appendleft(rest)
@@ -208,6 +216,7 @@ class OwnedPartition:
         """Commit the open epoch, which grew until its turn came; the next one fills meanwhile."""
         self._next_epoch_at = asyncio.get_running_loop().time() + self._options.epoch_interval_s
         epoch = self.fold.take()
+        epoch.note = _note_of(self.fold.stop)
         check_epoch(epoch, self.fold)
         self._rows.hold(epoch.rows)
         self._committing_count, self._open_count = self._open_count, 0
@@ -219,6 +228,14 @@ class OwnedPartition:
         async with asyncio.timeout(self._options.commit_timeout_s):
             await self._around.commit(epoch)
         self._rows.release()
+        self.committed_offset = epoch.next_offset
         done = EpochDone(self._committing_count, (time.perf_counter() - began) * 1_000)
         self._committing_count = 0
         self._around.on_epoch(done)
+
+
+def _note_of(stop: Stop | None) -> str:
+    """Why the fold stands, for whoever looks at the group's offset: it outlives this worker."""
+    if stop is None:
+        return ""
+    return f"stands at offset {stop.offset} ({stop.kind}): {stop.message}"[:_NOTE_CHARS_MAX]

@@ -127,6 +127,9 @@ class Epoch:
     next_offset: int
     """Offset of the first source record that is not in this epoch: what the position row in `rows` says, too."""
 
+    note: str = ""
+    """Left beside the group's offset: why the fold stands behind this epoch; empty where it does not. Set by the engine."""
+
 
 class PartitionFold(Protocol):
     """The fold of one owned partition; built on assignment after recovery, dropped on revocation."""

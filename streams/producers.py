@@ -83,8 +83,8 @@ class PartitionWriter:
             sent.add(await producer.send_batch(batch, topic, partition=partition), batch.record_count())
         return sent
 
-    async def send_group_offset(self, topic: str, next_offset: int) -> None:
-        offsets = {TopicPartition(topic, self.partition): OffsetAndMetadata(next_offset, "")}
+    async def send_group_offset(self, topic: str, next_offset: int, note: str = "") -> None:
+        offsets = {TopicPartition(topic, self.partition): OffsetAndMetadata(next_offset, note)}
         await self._producer.send_offsets_to_transaction(offsets, self._options.group)
 
     async def commit(self) -> None:

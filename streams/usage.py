@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 from billing.behaviours import BEHAVIOURS, Behaviours
 from billing.catalog.types import Catalog
 from billing.errors import NoGenesis, RecordCrashed, Stands, UnknownBehaviour
-from billing.facts import CommandRefused, EventRejected, Fact, Reason, StripeHourClosed, TotalClosed
+from billing.facts import (
+    CommandRefused,
+    EventCounted,
+    EventDuplicate,
+    EventRejected,
+    Fact,
+    Reason,
+    StripeHourClosed,
+    TotalClosed,
+)
 from billing.orders.fold import Heard, lets_through, settles_time, stands_still
 from billing.quantities import nano_of
 from billing.records import Command, Genesis, Position, UsageEvent
 from billing.records import Record as LogRecord
 from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
 from billing.step import rules_of, step
+from observe.figures import FIGURES
+from observe.metrics import WORKER_EVENTS
 from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode
 from schemas.ledger import LedgerReader, Source, encode_facts
 from schemas.rows import (
@@ -86,12 +98,18 @@ class UsagePartition:
         """The order that lets the next record through."""
         self.stop: Stop | None = self._stop_of_before()
         self._epoch = Epoch([], {}, [], {}, self.next_offset or 0)
+        self._outcomes: Counter[tuple[str, str]] = Counter()
 
     @property
     def last(self) -> LastRecord | None:
         """The record folded last, as the position row tells it."""
         digest = self._digest_of_last()
         return LastRecord(self._last_offset, digest) if digest else None
+
+    @property
+    def log_ms(self) -> int:
+        """Log time; 0 before the first record."""
+        return self._state.log_ms
 
     def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
         """Decide the records in their order, up to one before which the fold must stand.
@@ -112,6 +130,7 @@ class UsagePartition:
             except Stands as reason:
                 self._stand(record, reason)
                 break
+        self._tell_outcomes()
         return ()
 
     def take(self) -> Epoch:
@@ -231,6 +250,8 @@ class UsagePartition:
         letters: list[tuple[bytes, bytes]] = []
         for fact in facts:
             self._publish(fact, record, position, epoch.totals, letters)
+        for fact in facts:
+            self._count(fact)
         epoch.ledger += entries
         epoch.dead_letters += letters
 
@@ -262,6 +283,22 @@ class UsagePartition:
                 totals[STRIPE_HOURS.encode_key(hour_key)] = data
             case _:
                 pass
+
+    def _count(self, fact: Fact) -> None:
+        match fact:
+            case EventCounted():
+                self._outcomes["counted", ""] += 1
+            case EventDuplicate():
+                self._outcomes["duplicate", ""] += 1
+            case EventRejected():
+                self._outcomes["rejected", fact.reason] += 1
+            case _:
+                pass
+
+    def _tell_outcomes(self) -> None:
+        for (outcome, reason), count in self._outcomes.items():
+            FIGURES.add(WORKER_EVENTS, count, outcome, reason)
+        self._outcomes.clear()
 
     def _publish_totals(self, epoch: Epoch) -> None:
         """Each row that the epoch changed and left open, once."""

@@ -25,5 +25,7 @@ class SinkSettings:
     """Of ledger records: bounds the memory that a run of records of the largest size takes."""
     interval_s: float = 0.5
     """Between two writes, unless a batch is full. Each makes a part per table, which merges must keep up with."""
+    age_s_max: float = 60.0
+    """A record that is not stored after this long makes health red."""
     rewind_ms: int = 15 * 60_000
     """How much log time a start reads again, should ClickHouse have lost its newest rows after all."""

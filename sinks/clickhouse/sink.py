@@ -18,6 +18,7 @@ from sinks.clickhouse.position import Position, TopicPartition
 from sinks.clickhouse.retry import until_done
 from sinks.clickhouse.settings import SinkSettings
 from sinks.clickhouse.source import EndOf, Read, Source, Span
+from sinks.clickhouse.watch import SinkWatch
 from sinks.clickhouse.writer import BackgroundWriter, write_batch
 
 __all__ = ["WriteBatch", "run", "run_over"]
@@ -129,7 +130,15 @@ def _follow(
     """Read, and hand a batch over when it is due, until `stop` is set."""
     batch, handed_over_at = Batch(), 0.0
     handed_over: Mapping[TopicPartition, Position] = {}
+    begun = {partition: follower.position() for partition, follower in followers.items()}
+    watch = SinkWatch(settings.age_s_max)
+
+    def show() -> None:
+        if watch.is_time(time.monotonic()):
+            watch.show({**begun, **writer.stored}, source.ends(followers), time.monotonic())
+
     while not stop.is_set():
+        show()
         for item in source.poll():
             match item:
                 case Read():
@@ -138,7 +147,7 @@ def _follow(
                     followers[item.partition].end(item.offset, batch)
         is_full = _is_full(batch, settings)
         while is_full and not writer.is_free(_LOOK_S) and not stop.is_set():
-            pass
+            show()
         is_due = is_full or time.monotonic() - handed_over_at >= settings.interval_s
         if not is_due or not writer.is_free():
             continue

@@ -1,7 +1,7 @@
 """The log as the sink reads it: committed records of all partitions of its two topics, from places that it names itself."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -10,6 +10,7 @@ from confluent_kafka import TopicPartition as KafkaTopicPartition
 from sinks.clickhouse.errors import SinkError, Unavailable, from_kafka
 from sinks.clickhouse.log import say
 from sinks.clickhouse.position import TopicPartition
+from sinks.clickhouse.watch import answers, does_not_answer
 
 __all__ = ["EndOf", "Read", "Source", "Span"]
 
@@ -79,7 +80,10 @@ class Source:
 
     def poll(self) -> Iterator[Read | EndOf]:
         """What came within some 50 ms, in each partition's order. Raises PositionLost, Refused."""
-        for message in self._consumer.consume(_RECORDS_PER_POLL, _POLL_S):
+        messages = self._consumer.consume(_RECORDS_PER_POLL, _POLL_S)
+        if any(message.error() is None for message in messages[:1]):
+            answers("kafka")
+        for message in messages:
             partition = TopicPartition(message.topic(), message.partition())
             error = message.error()
             if error is None:
@@ -88,6 +92,14 @@ class Source:
                 yield EndOf(partition, message.offset())
             else:
                 _raise_unless_passing(from_kafka(error, str(partition)))
+
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The partitions' ends as last fetched, where they are known. Asks nobody."""
+        marks = {
+            partition: self._consumer.get_watermark_offsets(KafkaTopicPartition(*partition), cached=True)[1]
+            for partition in partitions
+        }
+        return {partition: end for partition, end in marks.items() if end >= 0}
 
     def close(self) -> None:
         self._consumer.close()
@@ -103,6 +115,7 @@ class Source:
 def _raise_unless_passing(error: SinkError) -> None:
     if not isinstance(error, Unavailable):
         raise error
+    does_not_answer("kafka", str(error))
     say("sink.clickhouse.kafka_unavailable", logging.WARNING, error=str(error))  # the consumer itself tries again
 
 
@@ -110,4 +123,5 @@ def _say_error(error: KafkaError) -> None:
     """Say that nobody answers, once in a while, and leave out each try to reach somebody."""
     if error.code() in (KafkaError._TRANSPORT, KafkaError._RESOLVE):
         return
+    does_not_answer("kafka", error.str())
     say("sink.clickhouse.kafka_unavailable", logging.WARNING, error=error.str())

@@ -3,16 +3,19 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 
 import pyarrow as pa
 
+from observe.figures import FIGURES
+from observe.metrics import CLICKHOUSE_ROWS, CLICKHOUSE_WRITE_S
 from sinks.clickhouse.background import in_background, is_done
 from sinks.clickhouse.batch import Batch
 from sinks.clickhouse.log import say
 from sinks.clickhouse.port import Store
+from sinks.clickhouse.position import Position, TopicPartition
 from sinks.clickhouse.retry import until_done
 from sinks.clickhouse.tables import Table
 
@@ -58,6 +61,8 @@ class BackgroundWriter:
         self._busy: Future[None] | None = None
         self.unwritten_rows = 0
         """Of the batch that is being written."""
+        self.stored: Mapping[TopicPartition, Position] = {}
+        """Positions behind the last batch that was written."""
 
     def start(self, batch: Batch) -> None:
         """Write `batch`; the writer must be free."""
@@ -74,6 +79,15 @@ class BackgroundWriter:
     def _run(self, batch: Batch) -> None:
         started = time.monotonic()
         self._write(batch)
-        took_ms = round((time.monotonic() - started) * 1_000)
+        took_s = time.monotonic() - started
+        self.stored = batch.positions
+        FIGURES.add(CLICKHOUSE_ROWS, batch.row_count)
+        FIGURES.observe(CLICKHOUSE_WRITE_S, took_s)
         positions = {str(key): position.reached.next_offset for key, position in batch.positions.items()}
-        say("sink.clickhouse.batch_written", logging.DEBUG, rows=batch.row_count, positions=positions, took_ms=took_ms)
+        say(
+            "sink.clickhouse.batch_written",
+            logging.DEBUG,
+            rows=batch.row_count,
+            positions=positions,
+            took_ms=round(took_s * 1_000),
+        )

@@ -6,7 +6,10 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Final
 
+from observe.figures import FIGURES
 from observe.forwarder import ForwarderEvent
+from observe.health import HEALTH, CheckName, CheckState
+from observe.metrics import FORWARDER_HELD, FORWARDER_RECORDS, FORWARDER_WAITING
 from sinks.forward.log import say
 from sinks.forward.pace import Lane, Rate
 from sinks.forward.port import EndOf, FoldProgress, History, Log, Unavailable
@@ -68,6 +71,7 @@ class Forwarder:
         self._said_count = 0
         self._stands: dict[int, tuple[int, float]] = {}
         """By partition: how many had been appended, and since when no more were although some wait."""
+        self._held: set[int] = set()
         self._was_busy = False
         self.forwarded_count = 0
         """Records that the log has acknowledged in this life."""
@@ -146,7 +150,9 @@ class Forwarder:
             folded = self._fold.folded([*new, *watched])
         except Unavailable as exc:
             say(ForwarderEvent.KAFKA_UNAVAILABLE, logging.WARNING, error=str(exc))
+            HEALTH.report(CheckName.KAFKA, CheckState.RED, str(exc), "see that the brokers run")
             return
+        HEALTH.report(CheckName.KAFKA)
         for number in new:
             self._lanes[number].begin(folded[number], ends[number])
         for number in watched:
@@ -173,6 +179,7 @@ class Forwarder:
             if lane is not None:
                 lane.acknowledged(done.source_offset, done.offset)
         if taken:
+            FIGURES.add(FORWARDER_RECORDS, len(taken))
             self._gap("acknowledged")
 
     def _note(self, lanes: Collection[Lane], *, wait: bool) -> None:
@@ -218,6 +225,8 @@ class Forwarder:
 
     def _report(self) -> None:
         now_s = self._clock_s()
+        HEALTH.turned()
+        FIGURES.set(FORWARDER_WAITING, self.read_count)
         if self.forwarded_count > self._said_count and now_s - self._said_s >= _SAY_EVERY_S:
             rate = (self.forwarded_count - self._said_count) / (now_s - self._said_s)
             say(ForwarderEvent.PROGRESS, forwarded=self.forwarded_count, rate_per_s=round(rate))
@@ -237,5 +246,15 @@ class Forwarder:
             elif now_s - since_s >= _HELD_S:
                 self._stands[number] = lane.taken_count, now_s
                 held.append(number)
+        self._held &= {number for number, lane in self._lanes.items() if lane.waiting_count and not lane.room}
+        self._held |= set(held)
+        FIGURES.set(FORWARDER_HELD, len(self._held))
+        if self._held:
+            message = f"the fold commits nothing of the partitions {sorted(self._held)}, whose backfills wait"
+            HEALTH.report(
+                CheckName.FORWARDER, CheckState.YELLOW, message, "see /v1/health of an API node, and the workers"
+            )
+        else:
+            HEALTH.report(CheckName.FORWARDER)
         if held:
             say(ForwarderEvent.HELD, logging.WARNING, partitions=held)

@@ -73,6 +73,11 @@ class TotalsReader:
     async def positions(self) -> dict[TopicPartition, int]:
         return {partition: await self._consumer.position(partition) for partition in self._partitions}
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """The partitions' ends as last fetched, where they are known."""
+        marks = {partition: self._consumer.highwater(partition) for partition in self._partitions}
+        return {partition: end for partition, end in marks.items() if end is not None}
+
     async def close(self) -> None:
         await self._consumer.stop()
 

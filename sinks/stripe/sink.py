@@ -19,6 +19,7 @@ from sinks.stripe.errors import Misconfigured, Replaced, TryAgain
 from sinks.stripe.log import IntentLog, TotalsReader, intents_since, read_intents
 from sinks.stripe.port import MeterInfo, Meters
 from sinks.stripe.state import Rules, SinkState, is_unusable
+from sinks.stripe.watch import SinkWatch
 from sinks.stripe.writer import RoundDone, Writer
 
 __all__ = ["EXIT_BROKEN", "EXIT_MISCONFIGURED", "StripeSinkConfig", "run", "system_clock_ms"]
@@ -66,6 +67,8 @@ class StripeSinkConfig:
     """Stripe's limit for meter events."""
     meters_retry_s: float = 10.0
     """How often a meter that is missing or takes no totals is looked up again."""
+    age_s_max: float = 60.0
+    """A total that is due, or pending, for longer makes health red."""
 
 
 def run(config: StripeSinkConfig, stop: threading.Event) -> int:
@@ -116,6 +119,7 @@ class StripeSink:
             concurrency=config.concurrency,
             rate_per_s=config.rate_per_s,
         )
+        self._watch = SinkWatch(config.age_s_max)
         self._infos: Mapping[str, MeterInfo] | None = None
         self._looked_up: set[str] = set()
         self._look_again_s = 0.0
@@ -145,6 +149,13 @@ class StripeSink:
 
     async def step(self) -> RoundDone | None:
         """Read what has come, and tell what is due; None when nothing was."""
+        done = await self._tell_what_is_due()
+        if self._watch.is_time(time.monotonic()):
+            positions = await self._totals.positions()
+            self._watch.show(self.state, positions, self._totals.ends(), time.monotonic(), self._clock_ms())
+        return done
+
+    async def _tell_what_is_due(self) -> RoundDone | None:
         for total in await self._totals.poll(self._poll_ms()):
             self.state.saw_total(total)
         infos = await self._read_meters_if_needed()
@@ -161,7 +172,9 @@ class StripeSink:
         began_s = time.monotonic()
         done = await self.writer.round(due, infos, await self._totals.positions())
         self._is_doubtful = self._is_doubtful or done.refused > 0
-        _say("sink.stripe.round_done", **done._asdict(), took_ms=round((time.monotonic() - began_s) * 1_000))
+        took_s = time.monotonic() - began_s
+        self._watch.round_done(done, took_s)
+        _say("sink.stripe.round_done", **done._asdict(), took_ms=round(took_s * 1_000))
         return done
 
     def _poll_ms(self) -> int:
@@ -191,7 +204,9 @@ class StripeSink:
             infos = await self._meters.meters()
         except TryAgain as exc:
             _say("sink.stripe.unknown", why=exc)
+            self._watch.no_answer(exc)
             return
+        self._watch.answered()
         self._is_doubtful = False
         before = self._infos or {}
         for name, info in infos.items():

@@ -118,6 +118,11 @@ class SinkState:
     def pending_count(self) -> int:
         return sum(known.pending is not None for _, known in self.windows.awake())
 
+    def oldest_pending_ms(self) -> int | None:
+        """When the oldest intent without a definite answer was decided; None where there is none."""
+        pending = (known.pending for _, known in self.windows.awake())
+        return min((intent.decided_at_ms for intent in pending if intent is not None), default=None)
+
     def saw(self, record: Intent | Outcome) -> None:
         """A record of `stripe-intents`."""
         if isinstance(record, Intent):

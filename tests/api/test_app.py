@@ -38,11 +38,11 @@ def application(broker: str) -> FastAPI:
     log = EventLog(broker, USAGE_EVENTS, in_flight_max=10, ack_timeout_s=1, on_fatal=pytest.fail)
     clickhouse = ClickHouse(settings)
     gauge = LagGauge(broker, FOLD_GROUP)
-    bounds = Bounds(lag_records_max=1, lag_age_ms_max=1, stale_ms_max=1)
+    bounds = Bounds(fold_age_s_max=1, fold_lag_max=1, sink_age_s_max=1, stale_ms_max=1)
     return create_app(
         events=EventDoor(log, ring, now_ms, 1),
         usage=UsageDoor(clickhouse, ring, now_ms, 4),
-        health=HealthWatch(gauge, clickhouse, ring, partitions=4, bounds=bounds, now_ms=now_ms),
+        health=HealthWatch(gauge, clickhouse, ring, log, partitions=4, bounds=bounds, now_ms=now_ms),
         now_ms=now_ms,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from api.health import Bounds, Health, Measured, judge_health
-from api.lag import Lag, LagGauge, LogUnreachable
+from api.health import Behind, Bounds, Health, Measured, behind, judge, to_health
+from api.lag import Lag, LagGauge, LogUnreachable, Unread
+from observe.health import HealthBoard
+from observe.waiting import Waiting
 from runtime.embedded import ports
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.topics import create_topics
@@ -22,9 +24,22 @@ from tests.api.process import PARTITIONS, ApiProcess
 from tests.api.tables import insert, make_tables
 from tests.waiting import wait_until
 
-BOUNDS = Bounds(lag_records_max=100, lag_age_ms_max=60_000, stale_ms_max=15_000)
+BOUNDS = Bounds(fold_age_s_max=60.0, fold_lag_max=100, sink_age_s_max=60.0, stale_ms_max=15_000)
 NOW_MS = 1_795_267_200_000
-GOOD = Measured(NOW_MS, True, Lag(0, None), None, Lag(0, None), None)
+YEAR_MS = 365 * 86_400_000
+NOTHING = Behind(0, 0.0, None)
+GOOD = Measured(NOW_MS, True, 0.0, NOTHING, (), None, NOTHING, None)
+
+
+def unread(append_ms: int | None = NOW_MS) -> Unread:
+    return Unread((USAGE_EVENTS, 3), 4_711, append_ms)
+
+
+def health_by(measured: Measured | None, later_ms: int = 0) -> Health:
+    board = HealthBoard()
+    for check in judge(measured, BOUNDS, NOW_MS + later_ms):
+        board.report(*check)
+    return to_health(measured, board.last())
 
 
 @pytest.mark.parametrize(
@@ -32,38 +47,56 @@ GOOD = Measured(NOW_MS, True, Lag(0, None), None, Lag(0, None), None)
     [
         pytest.param(None, 0, "nothing is measured", id="before the first measurement"),
         pytest.param(GOOD, 15_001, "15 s old", id="when measuring hangs"),
+        pytest.param(GOOD._replace(keys_loaded=False), 0, "keys", id="before the keys are read"),
+        pytest.param(GOOD._replace(fold=None, sink=None, kafka_error="down"), 0, "Kafka: down", id="without Kafka"),
+        pytest.param(GOOD._replace(refused="too few"), 0, "acknowledge", id="when Kafka acknowledges nothing"),
         pytest.param(
-            Measured(NOW_MS, False, Lag(0, None), None, Lag(0, None), None), 0, "keys", id="before the keys are read"
-        ),
-        pytest.param(Measured(NOW_MS, True, None, "down", None, None), 0, "Kafka: down", id="without Kafka"),
-        pytest.param(
-            Measured(NOW_MS, True, Lag(0, None), None, None, "down"), 0, "ClickHouse: down", id="without ClickHouse"
-        ),
-        pytest.param(
-            Measured(NOW_MS, True, Lag(1, NOW_MS - 60_001), None, Lag(0, None), None),
+            GOOD._replace(fold=Behind(1, 60.1, unread())),
             0,
-            "the fold has not taken in",
+            "offset 4711 of partition 3 for 60 s",
             id="when one event waits for more than a minute",
         ),
         pytest.param(
-            Measured(NOW_MS, True, Lag(101, NOW_MS), None, Lag(0, None), None),
+            GOOD._replace(fold=Behind(1, 60.1, unread(NOW_MS + YEAR_MS))),
             0,
-            "the fold is 101 records behind",
-            id="when too many events wait",
+            "31536000 s ahead of this node's clock",
+            id="when the broker's clock is a year ahead",
         ),
         pytest.param(
-            Measured(NOW_MS, True, Lag(0, None), None, Lag(1, NOW_MS - 60_001), None),
+            GOOD._replace(fold=Behind(1, 60.1, unread(None))), 0, "left open", id="behind an open transaction"
+        ),
+        pytest.param(
+            GOOD._replace(fold=Behind(101, 0.1, unread())), 0, "101 records behind", id="when too many events wait"
+        ),
+        pytest.param(
+            GOOD._replace(stands=("partition 3 is parked at 17: meterlog quarantine",)),
             0,
-            "the ClickHouse sink has not taken in",
-            id="when the sink stands still",
+            "partition 3 is parked at 17: meterlog quarantine",
+            id="when a partition is parked, at once",
         ),
     ],
 )
 def test_health_is_red(measured: Measured | None, later_ms: int, reason: str) -> None:
-    health = judge_health(measured, BOUNDS, NOW_MS + later_ms)
+    health = health_by(measured, later_ms)
     assert health.status == "red"
     assert len(health.reasons) == 1
     assert reason in health.reasons[0]
+    [red] = [check for check in health.checks if check.state == "red"]
+    assert red.do, "it says what to do"
+
+
+@pytest.mark.parametrize(
+    ("measured", "name"),
+    [
+        pytest.param(GOOD._replace(sink=None, clickhouse_error="down"), "clickhouse", id="without ClickHouse"),
+        pytest.param(GOOD._replace(sink=Behind(1, 60.1, unread())), "clickhouse_sink", id="when the sink stands still"),
+        pytest.param(GOOD._replace(keys_age_s=31.0), "api_keys", id="when the keys' changes are not known"),
+    ],
+)
+def test_health_is_yellow(measured: Measured, name: str) -> None:
+    health = health_by(measured)
+    assert health.status == "yellow"
+    assert [(check.name, check.state) for check in health.checks if check.state != "green"] == [(name, "yellow")]
 
 
 @pytest.mark.parametrize(
@@ -71,23 +104,54 @@ def test_health_is_red(measured: Measured | None, later_ms: int, reason: str) ->
     [
         pytest.param(GOOD, id="when nothing waits"),
         pytest.param(
-            Measured(NOW_MS, True, Lag(100, NOW_MS - 60_000), None, Lag(100, NOW_MS - 60_000), None),
-            id="at the bounds",
+            GOOD._replace(fold=Behind(100, 60.0, unread()), sink=Behind(100, 60.0, unread())), id="at the bounds"
         ),
         pytest.param(
-            Measured(NOW_MS, True, Lag(1, NOW_MS + 90_000), None, Lag(0, None), None),
-            id="when the broker's clock is ahead",
+            GOOD._replace(fold=Behind(1, 0.5, unread(NOW_MS - YEAR_MS))),
+            id="when the broker's clock is a year behind, and records are counted",
         ),
     ],
 )
 def test_health_is_green(measured: Measured) -> None:
-    health = judge_health(measured, BOUNDS, NOW_MS + 15_000)
+    health = health_by(measured, 15_000)
     assert (health.status, health.reasons) == ("green", ())
 
 
 def test_every_reason_is_given() -> None:
-    measured = Measured(NOW_MS, False, Lag(101, 0), None, None, "down")
-    assert len(judge_health(measured, BOUNDS, NOW_MS).reasons) == 4
+    late = Behind(101, 61.0, unread())
+    measured = Measured(NOW_MS, False, 0.0, late, ("partition 1 stands",), None, None, "down")
+    assert len(health_by(measured).reasons) == 4
+
+
+def ages(append_ms: int, seconds: int, behind_of: Callable[..., Behind]) -> list[float]:
+    """The age that is reckoned, second by second, of one record that nobody counts, logged after the watch began."""
+    waiting, found = Waiting(), []
+    for second in range(seconds):
+        lag = Lag(0, (), {(USAGE_EVENTS, 3): 4_711}, {})
+        if second:
+            lag = Lag(1, (unread(append_ms),), {(USAGE_EVENTS, 3): 4_712}, {})
+        found.append(behind_of(lag, waiting, 50.0 + second, NOW_MS + second * 1_000).age_s)
+    return found
+
+
+def by_append_time(lag: Lag, _waiting: Waiting, _now_s: float, now_ms: int) -> Behind:
+    """Planted: as it was, by the broker's clock alone."""
+    times = [found.append_ms for found in lag.unread if found.append_ms is not None]
+    return Behind(lag.record_count, max(0, now_ms - min(times)) / 1_000 if times else 0.0, None)
+
+
+@pytest.mark.parametrize("off_ms", [0, YEAR_MS, -YEAR_MS, 3_600_000], ids=["right", "ahead", "behind", "an hour ahead"])
+def test_a_record_that_is_not_counted_ages_whatever_the_broker_s_clock_says(off_ms: int) -> None:
+    assert ages(NOW_MS + off_ms, 4, behind) == [0.0, 0.0, 1.0, 2.0]
+
+
+def test_ages_by_append_time_alone_are_found_to_stay_green() -> None:
+    assert ages(NOW_MS + YEAR_MS, 100, by_append_time) == [0.0] * 100
+
+
+def test_what_waited_before_the_node_began_counts_from_its_append_time() -> None:
+    lag = Lag(1, (unread(NOW_MS - 90_000),), {(USAGE_EVENTS, 3): 4_712}, {})
+    assert behind(lag, Waiting(), 5.0, NOW_MS).age_s == 90.0
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +162,9 @@ def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafk
         yield kafka
 
 
-def commit(kafka: EmbeddedKafka, offsets: list[int]) -> None:
+def commit(kafka: EmbeddedKafka, offsets: list[int], note: str = "") -> None:
     """As the fold's worker does, once for each partition."""
-    places = [TopicPartition(USAGE_EVENTS, partition, offset) for partition, offset in enumerate(offsets)]
+    places = [TopicPartition(USAGE_EVENTS, partition, offset, note) for partition, offset in enumerate(offsets)]
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     [future] = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(FOLD_GROUP, places)]).values()
     for place in future.result(10).topic_partitions:
@@ -122,27 +186,50 @@ def gauge(own_kafka: EmbeddedKafka) -> Iterator[LagGauge]:
 
 def test_lag_counts_records_and_never_transaction_markers(own_kafka: EmbeddedKafka, gauge: LagGauge) -> None:
     # Each partition has its genesis at 0 and the marker of the transaction that wrote it at 1.
-    assert gauge.of_group(USAGE_EVENTS, PARTITIONS).record_count > 0
+    def found() -> tuple[int, list[tuple[int, int]]]:
+        lag = gauge.of_group(USAGE_EVENTS, PARTITIONS)
+        return lag.record_count, sorted((unread.place[1], unread.offset) for unread in lag.unread)
+
+    assert found()[0] > 0
     commit(own_kafka, [1] * PARTITIONS)
-    assert gauge.of_group(USAGE_EVENTS, PARTITIONS) == Lag(0, None)
+    assert found() == (0, [])
     commit(own_kafka, [2] * PARTITIONS)
-    assert gauge.of_group(USAGE_EVENTS, PARTITIONS) == Lag(0, None)
+    assert found() == (0, [])
     before_ms = time.time_ns() // 1_000_000
     produce(own_kafka, 2)
     lag = gauge.of_group(USAGE_EVENTS, PARTITIONS)
     assert lag.record_count == 1
-    assert lag.oldest_ms is not None
-    assert abs(lag.oldest_ms - before_ms) < 10_000
+    [unread] = lag.unread
+    assert (unread.place, unread.offset) == ((USAGE_EVENTS, 2), 2)
+    assert unread.append_ms is not None
+    assert abs(unread.append_ms - before_ms) < 10_000
+    assert lag.ends[USAGE_EVENTS, 2] == 3
     produce(own_kafka, 3)
-    second = gauge.of_group(USAGE_EVENTS, PARTITIONS)
-    assert second == Lag(2, lag.oldest_ms)
+    assert found() == (2, [(2, 2), (3, 2)])
     commit(own_kafka, [2, 2, 3, 2])
-    third = gauge.of_group(USAGE_EVENTS, PARTITIONS)
-    assert third.record_count == 1
-    assert third.oldest_ms is not None
-    assert third.oldest_ms >= lag.oldest_ms
+    assert found() == (1, [(3, 2)])
     commit(own_kafka, [2, 2, 3, 3])
-    assert gauge.of_group(USAGE_EVENTS, PARTITIONS) == Lag(0, None)
+    assert found() == (0, [])
+
+
+def test_a_note_beside_the_offset_is_told(own_kafka: EmbeddedKafka, gauge: LagGauge) -> None:
+    commit(own_kafka, [2, 2, 3, 3], "is parked")
+    assert gauge.of_group(USAGE_EVENTS, PARTITIONS).notes == dict.fromkeys(range(PARTITIONS), "is parked")
+    commit(own_kafka, [2, 2, 3, 3])
+    assert gauge.of_group(USAGE_EVENTS, PARTITIONS).notes == {}
+
+
+def test_what_an_open_transaction_hides_is_behind_all_the_same(own_kafka: EmbeddedKafka, gauge: LagGauge) -> None:
+    end = gauge.end_of((LEDGER, 3))
+    assert gauge.of_offsets({(LEDGER, 3): end}).unread == ()
+    producer = Producer({"bootstrap.servers": own_kafka.bootstrap_servers, "transactional.id": "abandoned"})
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce(LEDGER, b"anything", b"o/c", 3)
+    assert producer.flush(10) == 0
+    assert gauge.of_offsets({(LEDGER, 3): end}).unread == (Unread((LEDGER, 3), end, None),)
+    producer.abort_transaction(10)
+    wait_until(lambda: gauge.of_offsets({(LEDGER, 3): end}).unread == (), "nothing is hidden")
 
 
 def test_a_broker_that_is_away_is_said() -> None:
@@ -160,7 +247,7 @@ def node(
     """An API whose bounds are tight, over a database that the sink has just made."""
     settings = {**clickhouse_settings, "clickhouse_database": f"health_{own_kafka.pid}"}
     make_tables(settings)
-    bounds: dict[str, Any] = {"lag_age_s_max": 1.0}
+    bounds: dict[str, Any] = {"fold_age_s_max": 1.0, "sink_age_s_max": 1.0}
     with ApiProcess(tmp_path, bootstrap_servers=own_kafka.bootstrap_servers, **settings, **bounds) as api:
         yield api.wait_for_keys(), settings
 
@@ -184,29 +271,36 @@ def store_positions(settings: dict[str, str], topic: str, next_offset: int) -> N
 def test_health_follows_fold_sink_and_broker(node: tuple[ApiProcess, dict[str, str]], own_kafka: EmbeddedKafka) -> None:
     api, settings = node
     commit(own_kafka, [2, 2, 3, 3])
-    wait_until(lambda: health_of(api)[0] == 200, "green while nothing waits")
+    wait_until(lambda: health_of(api)[1]["status"] == "green", "green while nothing waits")
     assert health_of(api)[1]["fold"] == {"lag_records": 0, "oldest_age_s": 0.0}
 
     produce(own_kafka, 0)
     wait_until(lambda: health_of(api)[0] == 503, "red a second after an event that is not counted")
     body = health_of(api)[1]
     assert body["fold"]["lag_records"] == 1
-    assert "the fold has not taken in a record" in body["reasons"][0]
+    assert "the fold has not counted the record at offset 2 of partition 0" in body["reasons"][0]
     commit(own_kafka, [3, 2, 3, 3])
     wait_until(lambda: health_of(api)[0] == 200, "green again when it is counted")
 
+    commit(own_kafka, [3, 2, 3, 3], "is parked at 3: meterlog quarantine")
+    wait_until(lambda: health_of(api)[0] == 503, "red when a partition is parked")
+    assert health_of(api)[1]["reasons"][0].startswith("partition 0 is parked at 3: meterlog quarantine")
+    commit(own_kafka, [3, 2, 3, 3])
+    wait_until(lambda: health_of(api)[0] == 200, "green again when it goes on")
+
     produce(own_kafka, 1, LEDGER)
-    wait_until(lambda: health_of(api)[0] == 503, "red when the sink stands still")
+    wait_until(lambda: health_of(api)[1]["status"] == "yellow", "yellow when the sink stands still")
+    assert health_of(api)[0] == 200
     assert "the ClickHouse sink has not" in health_of(api)[1]["reasons"][0]
-    store_positions(settings, LEDGER, 1)
+    store_positions(settings, LEDGER, 100)
     store_positions(settings, USAGE_TOTALS, 1)
-    wait_until(lambda: health_of(api)[0] == 200, "green again when it has written")
+    wait_until(lambda: health_of(api)[1]["status"] == "green", "green again when it has written")
 
     own_kafka.kill()
     wait_until(lambda: health_of(api)[0] == 503, "red without a broker", 60)
     wait_until(lambda: not health_of(api)[1]["kafka_reachable"], "it says which part is away", 60)
     own_kafka.restart()
-    wait_until(lambda: health_of(api)[0] == 200, "green when the broker is back", 60)
+    wait_until(lambda: health_of(api)[1]["status"] == "green", "green when the broker is back", 60)
     assert "Traceback" not in api.log
 
 

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from api.health import Health, Progress
+from api.health import Health, Progress, ShownCheck
 from api.judging import Rejected
 from api.openapi import DOCUMENT
 from api.usage import MeterUsage, Usage
@@ -100,6 +100,7 @@ def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
         ("MeterUsage", MeterUsage),
         ("Health", Health),
         ("Progress", Progress),
+        ("HealthCheck", ShownCheck),
     ],
 )
 def test_a_schema_has_the_fields_of_what_is_read_or_written(name: str, struct: type[msgspec.Struct]) -> None:

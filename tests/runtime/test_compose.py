@@ -47,6 +47,14 @@ def test_each_volume_and_each_dependency_exists(compose: dict[str, Any]) -> None
         assert set(service.get("depends_on", {})) <= set(compose["services"])
 
 
+def test_each_process_is_asked_whether_it_lives_where_it_says_so(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        if service["image"] == "meterlog-server" and name != "topics":
+            port = service["environment"]["METERLOG_METRICS_PORT"]
+            assert f"http://127.0.0.1:{port}/livez" in service["healthcheck"]["test"][-1]
+            assert not any(str(port) in published for published in service.get("ports", [])), "no key guards it"
+
+
 def test_no_password_stands_in_the_file(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in service.get("environment", {}).items():

@@ -89,7 +89,7 @@ def said_by(script: str, **environment: str) -> list[str]:
 def test_whatever_a_process_says_is_an_object_a_line() -> None:
     script = """
 logging.getLogger("aiokafka").info("too much")
-logging.getLogger("uvicorn").warning("two\\nlines")
+logging.getLogger("some.library").warning("two\\nlines")
 warnings.warn("old", stacklevel=1)
 thread = threading.Thread(target=lambda: 1 / 0, name="reader")
 thread.start()
