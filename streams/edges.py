@@ -37,6 +37,9 @@ class Reader(Protocol):
     async def ranges(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, LogRange]:
         """First kept offset and last stable offset of each partition."""
 
+    async def unsettled(self, tps: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """Those of them on which a transaction is open: their last stable offset lies before their end."""
+
     def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncGenerator[Page]:
         """Every committed record from start to before end, partition by partition as they arrive.
 
@@ -70,6 +73,8 @@ class Writer(Protocol):
         """Commit the group's offset with the transaction; `note` lies beside it, for lag tools."""
 
     async def commit(self) -> None: ...
+
+    async def abort(self) -> None: ...
 
     async def close(self) -> None: ...
 

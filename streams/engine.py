@@ -24,6 +24,7 @@ from streams.partition import EpochDone, OwnedPartition, Run, Surroundings
 from streams.port import TABLES, Answer, Fold, LastRecord, PartitionFold, Stop
 from streams.positions import Witnesses, record_digest, start_offset
 from streams.producers import Writers
+from streams.settled import settle
 
 __all__ = ["Answers", "Engine", "GroupOffsets", "Place", "Snapshot", "Taken", "no_answers"]
 
@@ -106,14 +107,15 @@ class Engine:
     async def take(self, partitions: Collection[int], group_offsets: GroupOffsets) -> dict[int, Taken]:
         """Make partitions ours and bring their tables up to date; nothing is folded yet.
 
-        The order matters: a writer opened after the changelogs' ends were read would let a former owner append
-        rows that this worker never sees. Cancelled, it leaves writers open and tables behind; both are taken up by
-        the next call. Raises Contradiction.
+        The order matters: a writer opened after the changelogs' ends were read would let a former owner append rows
+        that this worker never sees, and a transaction whose markers come later would hide some. Cancelled, it leaves
+        writers open and tables behind; both are taken up by the next call. Raises Contradiction.
         """
         if self.taking_since_s is None:
             self.taking_since_s = time.monotonic()
         await self._writers.own(partitions)
         async with self._edges.open_reader() as reader:
+            await settle(reader, self._writers.of(partitions), self.options.topics)
             tables = {
                 TopicPartition(topic, number): self._edges.tables.get(table, number)
                 for number in partitions

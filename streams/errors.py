@@ -9,6 +9,7 @@ StreamsError
     ├── RecordsLost
     ├── PositionUnfit
     ├── StateForeign
+    ├── TransactionHangs
     └── EpochUnfit
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "StateForeign",
     "StreamsError",
     "TopicsUnfit",
+    "TransactionHangs",
 ]
 
 
@@ -60,6 +62,10 @@ class PositionUnfit(Contradiction):
 
 class StateForeign(Contradiction):
     """A local table reflects changelog records that the changelog does not have."""
+
+
+class TransactionHangs(Contradiction):
+    """A transaction on a partition's outputs does not end, not even by an abort of the writer that owns its id."""
 
 
 class EpochUnfit(Contradiction):

@@ -12,6 +12,7 @@ from streams.edges import Applied, LogRange, Page, Reader, Table
 from streams.errors import StateForeign
 from streams.exit import say
 from streams.port import Row
+from streams.settled import contradicting
 
 __all__ = ["load"]
 
@@ -21,10 +22,28 @@ async def load(reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: i
 
     Each table goes on from its own position: a worker killed between the write batches of two tables leaves one
     behind the other. Cancelled, it leaves tables that are behind, and consistent with their own position.
-    Call it after the partitions' writers are open: before, a former owner may still append.
+    Call it after the partitions' writers are open and their transactions have ended: before, a former owner may still append,
+    and what was committed may not be seen yet. Tables that tell of an aborted transaction are loaded anew.
     """
+    kept = {tp: table for tp, table in tables.items() if table.applied is not None}
+    loaded, ranges = await _catch_up(reader, tables, now_ms, state_age_max_ms)
+    wrong = {tp.partition for tp in await contradicting(reader, kept, ranges)}
+    if wrong:
+        say(StreamsEvent.CONTRADICTED, partitions=sorted(wrong))
+        anew = {tp: table for tp, table in tables.items() if tp.partition in wrong}
+        for table in anew.values():
+            table.wipe()
+        loaded += (await _catch_up(reader, anew, now_ms, state_age_max_ms))[0]
+    return loaded
+
+
+async def _catch_up(
+    reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: int, state_age_max_ms: int
+) -> tuple[int, dict[TopicPartition, LogRange]]:
+    """Gives the number of records read, and the changelogs' ranges."""
     missing = {}
-    for tp, log_range in (await reader.ranges(tables)).items():
+    ranges = await reader.ranges(tables)
+    for tp, log_range in ranges.items():
         start = _prepare(tp, tables[tp], log_range, now_ms, state_age_max_ms)
         missing[tp] = LogRange(start, log_range.end)
         if start >= log_range.end:
@@ -36,7 +55,7 @@ async def load(reader: Reader, tables: Mapping[TopicPartition, Table], now_ms: i
         await asyncio.sleep(0)  # heartbeats run on another thread, but a stop must be heard here
     for tp, part in missing.items():
         tables[tp].apply((), Applied(part.end, now_ms))
-    return loaded
+    return loaded, ranges
 
 
 def rows_of(page: Page) -> list[tuple[bytes, Row]]:

@@ -25,6 +25,7 @@ class LogReader:
 
     def __init__(self, bootstrap_servers: str) -> None:
         read_leniently()
+        self._bootstrap_servers = bootstrap_servers
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             enable_auto_commit=False,
@@ -51,6 +52,19 @@ class LogReader:
             self._consumer.beginning_offsets(wanted), self._consumer.end_offsets(wanted)
         )
         return {tp: LogRange(starts[tp], ends[tp]) for tp in wanted}
+
+    async def unsettled(self, tps: Iterable[TopicPartition]) -> set[TopicPartition]:
+        """As `Reader.unsettled`."""
+        wanted = list(tps)
+        anything = aiokafka.AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
+        try:
+            await anything.start()
+            # The stable ends first: a transaction that ends meanwhile is taken for an open one, and looked at again.
+            stable = await self._consumer.end_offsets(wanted)
+            ends = await anything.end_offsets(wanted)
+        finally:
+            await anything.stop()
+        return {tp for tp in wanted if stable[tp] < ends[tp]}
 
     async def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncGenerator[Page]:
         """As `Reader.read`."""

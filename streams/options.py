@@ -35,8 +35,13 @@ class TopicNames:
         return dict(zip(TABLES, (self.accounts_changelog, self.seen_changelog), strict=True))
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a partition's writer writes."""
+        return (self.ledger, self.totals, self.dead_letters, *self.changelogs.values())
+
+    @property
     def all(self) -> tuple[str, ...]:
-        return (self.source, self.ledger, self.totals, self.dead_letters, *self.changelogs.values())
+        return (self.source, *self.outputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,9 @@ class PartitionWriter:
     async def commit(self) -> None:
         await self._producer.commit_transaction()
 
+    async def abort(self) -> None:
+        await self._producer.abort_transaction()
+
     async def close(self) -> None:
         await self._producer.stop()
 
@@ -103,6 +106,10 @@ class Writers:
 
     def __getitem__(self, partition: int) -> Writer:
         return self._open[partition]
+
+    def of(self, partitions: Collection[int]) -> dict[int, Writer]:
+        """The open writers of these partitions."""
+        return {number: self._open[number] for number in partitions}
 
     async def own(self, partitions: Collection[int]) -> None:
         """Open what is newly owned, close what is no longer.
