@@ -28,7 +28,7 @@ __all__ = ["FoldConsumer", "FoldThread", "FoldTransport", "Grant"]
 
 _POLL_S = 0.2  # how long a fetch waits for records, and so how long a seek may have to wait for the fetch
 _FETCH_WAIT_MS = 500  # Faust has 1,500 written into its code; a fetch that waits delays a stop and a new partition
-_RECORDS_PER_POLL = 1_000  # folded in one go: 50 ms, during which commits wait; with more they fall seconds behind
+_RECORDS_PER_POLL = 500  # folded in one go: 25 ms, for which a commit waits at each of its steps
 _GRANT_WAIT_S = 1.0  # between two looks at the group's errors while nothing may be fetched
 
 

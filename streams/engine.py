@@ -14,14 +14,14 @@ from aiokafka.structs import TopicPartition
 from observe.figures import FIGURES
 from observe.metrics import WORKER_COMMIT_S, WORKER_EPOCHS, WORKER_RECORDS, WORKER_RECOVERY_S
 from observe.streams import StreamsEvent
-from streams.edges import Edges, LogRange, Page, Reader
+from streams.edges import Edges, LogRange, Page, Reader, Writer
 from streams.epoch import Gap, commit
 from streams.exit import say
 from streams.loader import load
 from streams.options import Options
 from streams.overlay import PartitionRows
 from streams.partition import EpochDone, OwnedPartition, Run, Surroundings
-from streams.port import TABLES, Answer, Fold, LastRecord, PartitionFold, Stop
+from streams.port import TABLES, Answer, Epoch, Fold, LastRecord, PartitionFold, Stop
 from streams.positions import Witnesses, record_digest, start_offset
 from streams.producers import Writers
 from streams.settled import settle
@@ -97,6 +97,7 @@ class Engine:
         self._on_answers = on_answers
         self._writers = Writers(edges.open_writer)
         self._turns = asyncio.Semaphore(options.transactions_at_once)
+        self._committing_count = self._ahead_count = 0
         self._record_count = self._epoch_count = 0
         self._commit_ms_last = 0.0
         self.taking_since_s: float | None = None
@@ -167,16 +168,8 @@ class Engine:
             self.taking_since_s = None
 
     def _surroundings(self, number: int, rows: PartitionRows) -> Surroundings:
-        commit_epoch = partial(
-            commit,
-            writer=self._writers[number],
-            rows=rows,
-            topics=self.options.topics,
-            now_ms=self.options.now_ms,
-            gap=self._gap,
-        )
         return Surroundings(
-            commit=commit_epoch,
+            commit=partial(self._commit, writer=self._writers[number], rows=rows),
             turns=self._turns,
             follow=partial(self._follow, TopicPartition(self.options.topics.source, number)),
             on_answers=partial(self._on_answers, number),
@@ -189,15 +182,24 @@ class Engine:
         async with self._edges.open_reader() as reader, aclosing(reader.follow(tp, start)) as pages:
             yield pages
 
+    async def _commit(self, epoch: Epoch, writer: Writer, rows: PartitionRows) -> None:
+        self._committing_count += 1
+        self._ahead_count = 0
+        await commit(epoch, writer, rows, self.options.topics, self.options.now_ms, self._gap)
+        self._committing_count -= 1
+        self._on_room()
+
     def offer(self, runs: list[Run]) -> None:
         """Give each fetched run to its partition. Raises RecordsLost."""
         for run in runs:
             self._owned[run.partition].offer(run)
+            self._ahead_count += len(run.records)
 
     @property
     def hungry(self) -> list[int]:
         """The owned partitions that may be given more."""
-        return [number for number, owned in self._owned.items() if not owned.is_full]
+        is_far_ahead = self._committing_count > 0 and self._ahead_count >= self.options.records_ahead_max
+        return [] if is_far_ahead else [number for number, owned in self._owned.items() if not owned.is_full]
 
     def ends_in_markers(self, number: int) -> bool:
         """Whether all records of an owned partition are folded, and offsets that hold none lie behind the last one.

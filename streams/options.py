@@ -67,6 +67,9 @@ class Options:
     records_open_max: int = 20_000
     """Of one partition, decided and not yet being committed: past it, folding and fetching pause. A fold that runs far
     ahead of its commits would have much to do again after a crash, and rows to hold in memory meanwhile."""
+    records_ahead_max: int = 4_000
+    """What a worker folds while a commit is under way, all partitions together; then the loop is the commit's. A commit
+    takes some thirty turns of the loop: with a backlog to fold between them it took longer than its transaction may last."""
     epoch_interval_s: float = 0.1
     """Between the beginnings of two epochs of a partition, unless one is full: a trickle of events would otherwise make
     a transaction each, which costs worker and broker some 3 ms. The first after a pause does not wait."""
