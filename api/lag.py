@@ -1,5 +1,6 @@
 """How far a reader of the log is behind, and which record it has not taken in."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -100,8 +101,14 @@ class LagGauge:
         try:
             marks: tuple[int, int] = self._ends.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
         except KafkaException as exc:
+            self._forget_leaders(place[0])
             raise LogUnreachable(exc.args[0].str()) from exc
         return marks[1]
+
+    def _forget_leaders(self, topic: str) -> None:
+        """Ask anew who leads: a reader that nothing is assigned to believes for minutes who led before a broker went away."""
+        with contextlib.suppress(KafkaException):
+            self._ends.list_topics(topic, timeout=_TIMEOUT_S)
 
     def _first_unread(self, behind: Mapping[Place, int], ends: Mapping[Place, int]) -> tuple[Unread, ...]:
         """The first record at or behind each offset; partitions without one are left out."""

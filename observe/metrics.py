@@ -215,7 +215,8 @@ STRIPE_PENDING: Final = _gauge(
 STRIPE_WAITING_S: Final = _gauge(
     Role.STRIPE_SINK,
     "meterlog_sink_stripe_unsent_age_seconds",
-    "How long the oldest total that is due or pending has been so; 0 when there is none.",
+    "How long the sink has been behind: since when more is due than is told, or the oldest total without a definite answer was"
+    " decided; 0 when neither.",
 )
 
 # The API

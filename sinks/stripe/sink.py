@@ -164,9 +164,11 @@ class StripeSink:
             self.state.forget_old(now_ms)
             self._forgot_ms = now_ms
         if infos is None:
+            self._watch.looked(time.monotonic(), has_more=self.state.next_due_ms() is not None)
             return None
         rules = Rules(self.state.target, round(self._config.send_interval_s * 1_000), infos)
         due = self.state.take_due(rules, now_ms, self._config.round_intents_max)
+        self._watch.looked(time.monotonic(), has_more=len(due) == self._config.round_intents_max)
         if not due:
             return None
         began_s = time.monotonic()

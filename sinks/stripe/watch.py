@@ -30,8 +30,15 @@ class SinkWatch:
 
     def __init__(self, age_s_max: float) -> None:
         self._age_s_max = age_s_max
-        self._due_since_s: float | None = None
+        self._behind_since_s: float | None = None
         self._shown_s = 0.0
+
+    def looked(self, now_s: float, *, has_more: bool) -> None:
+        """It was looked what is due. `has_more`: not all of it can be told now."""
+        if not has_more:
+            self._behind_since_s = None
+        elif self._behind_since_s is None:
+            self._behind_since_s = now_s
 
     def round_done(self, done: RoundDone, took_s: float) -> None:
         """A round of requests; Stripe is away when it answered none of them."""
@@ -65,12 +72,6 @@ class SinkWatch:
     ) -> None:
         """Everything that changes by itself. `ends`: those of the partitions whose end is known."""
         self._shown_s = now_s
-        due_ms = state.next_due_ms()
-        is_due = due_ms is not None and due_ms <= now_ms
-        if not is_due:
-            self._due_since_s = None
-        elif self._due_since_s is None:
-            self._due_since_s = now_s
         age_s = self._age_s(state, now_s, now_ms)
         FIGURES.set_all(STRIPE_POSITION, {(at.partition,): offset for at, offset in positions.items()})
         lags = {(at.partition,): max(0, ends[at] - positions[at]) for at in positions.keys() & ends.keys()}
@@ -78,15 +79,15 @@ class SinkWatch:
         FIGURES.set(STRIPE_PENDING, state.pending_count)
         FIGURES.set(STRIPE_WAITING_S, age_s)
         if age_s > self._age_s_max:
-            message = f"a total has been due for {age_s:.0f} s; {self._age_s_max:g} s are allowed"
+            message = f"totals have been due or unanswered for {age_s:.0f} s; {self._age_s_max:g} s are allowed"
             HEALTH.report(CheckName.STRIPE_SINK, CheckState.RED, message, _DO)
         else:
             HEALTH.report(CheckName.STRIPE_SINK)
         HEALTH.turned()
 
     def _age_s(self, state: SinkState, now_s: float, now_ms: int) -> float:
-        """Of what is due and not begun, or was told without a definite answer."""
+        """Since when more is due than is told, or the oldest total without a definite answer was decided."""
         decided_ms = state.oldest_pending_ms()
         pending_s = 0.0 if decided_ms is None else max(0.0, (now_ms - decided_ms) / 1_000)
-        due_s = 0.0 if self._due_since_s is None else now_s - self._due_since_s
-        return max(pending_s, due_s)
+        behind_s = 0.0 if self._behind_since_s is None else now_s - self._behind_since_s
+        return max(pending_s, behind_s)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from observe.metrics import CLICKHOUSE_RETRIES, METRICS, Role
 from runtime.stack import WATCHED, Stack
-from tests.faults.command import create_key
+from tests.faults.command import ROOT, create_key
 from tests.faults.load import ORGS, HttpDoor, KafkaDoor
 from tests.faults.naive import Model
+from tests.faults.stopping_worker import POISONED_CUSTOMER, clock_is_back
+from tests.faults.wire import record_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.broker, pytest.mark.faults]
@@ -30,13 +34,31 @@ _SELDOM = {CLICKHOUSE_RETRIES}
 """Has a value once something has failed."""
 
 
-@pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+@pytest.fixture(autouse=True)
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLOG_HEALTH_FOLD_AGE_S_MAX", str(BOUND_S))
     monkeypatch.setenv("METERLOG_HEALTH_SINK_AGE_S_MAX", str(BOUND_S))
-    with Stack(tmp_path, api_port=0, stripe_send_interval_s=0.5) as made:
+
+
+@contextmanager
+def started(data_dir: Path, worker_command: Sequence[str] | None = None) -> Iterator[Stack]:
+    with Stack(data_dir, api_port=0, stripe_send_interval_s=0.5, worker_command=worker_command) as made:
         for _ in made.start():
             pass
+        yield made
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with started(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def stack_that_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """Its worker has a rule that raises, and a clock that can be set back."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with started(tmp_path, (sys.executable, "-m", "tests.faults.stopping_worker")) as made:
         yield made
 
 
@@ -150,3 +172,45 @@ def yellow_while_the_sink_is_stopped(stack: Stack) -> None:
     assert health_of(url)[0] == 200, "events are taken and counted"
     stack.kill("sink clickhouse", signal.SIGKILL)
     wait_until(lambda: health_of(url)[1].get("status") == "green", "health is green again", 60.0)
+
+
+def test_a_partition_that_stands_is_red_with_the_order_that_goes_on(stack_that_stops: Stack) -> None:
+    stack = stack_that_stops
+    red_until_the_clock_comes(stack)
+    red_while_parked(stack)
+
+
+def red_until_the_clock_comes(stack: Stack) -> None:
+    """The worker's clock is a year back: to it, what the broker logs comes from next year."""
+    api, worker = f"{stack.api_url}/v1/health", f"{stack.watch_urls['worker']}/health"
+    clock_is_back(stack.data_dir).touch()
+    one_event(stack, 4)
+    wait_until(lambda: health_of(api)[0] == 503, "the API's health is red", BOUND_S + _SLACK_S)
+    assert state_of(health_of(api)[1], "fold_progress") == "red"
+    status, health = health_of(worker)
+    assert (status, state_of(health, "fold_stands")) == (503, "red")
+    assert "meterlog freeze-time --partition" in message_of(health, "fold_stands")
+    assert get(f"{stack.watch_urls['worker']}/livez")[0] == 200, "a restart would change nothing"
+    clock_is_back(stack.data_dir).unlink()
+    wait_until(lambda: health_of(api)[1].get("status") == "green", "it goes on by itself", 60.0)
+    wait_until(lambda: health_of(worker)[0] == 200, "the worker is well", 60.0)
+
+
+def red_while_parked(stack: Stack) -> None:
+    """The API says what the worker left beside its offset: why it stands, and the command."""
+    api = f"{stack.api_url}/v1/health"
+    door = KafkaDoor(stack.settings.bootstrap_servers, "poison", time.time_ns() // 1_000, 1_000)
+    door.produce(record_of(door.events.first()._replace(customer=POISONED_CUSTOMER)))
+    door.finish()
+    wait_until(lambda: state_of(health_of(api)[1], "fold_stands") == "red", "it is red at once", BOUND_S + _SLACK_S)
+    said = message_of(health_of(api)[1], "fold_stands")
+    assert "ZeroDivisionError" in said
+    assert "meterlog quarantine --partition" in said
+    stack.kill("worker", signal.SIGKILL)
+    worker = f"{stack.watch_urls['worker']}/health"
+    wait_until(lambda: state_of(health_of(worker)[1], "fold_stands") == "red", "the next worker says so too", 60.0)
+    assert message_of(health_of(api)[1], "fold_stands") == said
+
+
+def message_of(health: dict[str, Any], name: str) -> str:
+    return next(str(check["message"]) for check in health["checks"] if check["name"] == name)
