@@ -1,5 +1,6 @@
 # `make demo` and `make test` do all their set-up themselves; see README.md.
-.PHONY: setup demo test lint format clean constraints
+# `make soak` tells seeded histories of the whole fold for SOAK_MINUTES (15) on all cores: tests/simulation/README.md.
+.PHONY: setup demo test soak lint format clean constraints
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -19,6 +20,9 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m tests.simulation soak
 
 lint: setup
 	$(BIN)/ruff format --check .

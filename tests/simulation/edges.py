@@ -74,7 +74,7 @@ class SimWriter:
         broker, tp = self._broker, (topic, self.partition)
         return self._process.request(f"producing to {topic}", lambda: broker.produce(self._id, self._epoch, tp, items))
 
-    async def send_group_offset(self, topic: str, next_offset: int) -> None:
+    async def send_group_offset(self, topic: str, next_offset: int, note: str = "") -> None:
         broker, tp = self._broker, (topic, self.partition)
         await self._process.request(
             "sending the group's offset", lambda: broker.add_group_offset(self._id, self._epoch, tp, next_offset)
@@ -82,6 +82,9 @@ class SimWriter:
 
     async def commit(self) -> None:
         await self._process.request("committing", lambda: self._broker.end(self._id, self._epoch, commit=True))
+
+    async def abort(self) -> None:
+        await self._process.request("aborting", lambda: self._broker.end(self._id, self._epoch, commit=False))
 
     async def close(self) -> None:
         await asyncio.sleep(0)
@@ -107,6 +110,12 @@ class SimReader:
         wanted = list(tps)
         return await self._process.request(
             "asking where logs begin and end", lambda: {tp: self._range(tp) for tp in wanted}
+        )
+
+    async def unsettled(self, tps: Iterable[TopicPartition]) -> set[TopicPartition]:
+        logs = {tp: self._broker.logs[tp.topic, tp.partition] for tp in tps}
+        return await self._process.request(
+            "asking for open transactions", lambda: {tp for tp, log in logs.items() if log.open}
         )
 
     def _range(self, tp: TopicPartition) -> LogRange:
