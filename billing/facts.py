@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from billing.catalog.types import PlanRef
+from billing.records import UsageEvent
 
 __all__ = [
     "AccountOpened",
@@ -21,6 +22,10 @@ __all__ = [
     "Fact",
     "GenesisApplied",
     "GenesisRefused",
+    "LateApproved",
+    "LateReceived",
+    "LateRejected",
+    "LateRepeated",
     "OrderApplied",
     "OrderEffect",
     "OrderHonoured",
@@ -223,6 +228,43 @@ class OrderRepeated(msgspec.Struct, frozen=True, array_like=True, tag=15):
     kind: str
 
 
+class LateReceived(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """An event older than the window waits for a person's decision."""
+
+    account: str
+    payload_digest: bytes
+    event: UsageEvent
+
+
+class LateRepeated(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """The same late event was received, or counted, before, at `first_offset` of this partition. Nothing changes."""
+
+    account: str
+    event_id: str
+    first_offset: int
+
+
+class LateApproved(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """A person approved a late event. It is counted by the `EventCounted` behind this fact, at this record's position."""
+
+    account: str
+    payload_digest: bytes
+    event: UsageEvent
+    received_offset: int
+    """Where it was received, on the same partition."""
+    untold: tuple[Entry, ...]
+    """What Stripe would have been told of it, and is not: it takes no usage that old. To be invoiced by hand."""
+
+
+class LateRejected(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """A person rejected a late event: it is never counted."""
+
+    account: str
+    event_id: str
+    payload_digest: bytes
+    received_offset: int
+
+
 Fact = (
     EventCounted
     | EventDuplicate
@@ -239,4 +281,8 @@ Fact = (
     | OrderApplied
     | BehaviourSwitched
     | OrderRepeated
+    | LateReceived
+    | LateRepeated
+    | LateApproved
+    | LateRejected
 )

@@ -22,6 +22,10 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    LateApproved,
+    LateReceived,
+    LateRejected,
+    LateRepeated,
     OrderApplied,
     OrderHonoured,
     OrderRepeated,
@@ -31,6 +35,8 @@ from billing.facts import (
     Ticked,
     TotalClosed,
 )
+from billing.late.fold import decide_late, evolve_approved, evolve_late_rejected, evolve_received
+from billing.late.types import LATE_TYPES
 from billing.metering.fold import decide_usage, evolve_counted, evolve_opened, evolve_rejected
 from billing.orders.fold import (
     accounts_aside,
@@ -73,6 +79,8 @@ def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -
             return _decide_tick(state, logged.log_ms)
         case Unreadable():
             return [_decide_unreadable(state, record, logged.key)]
+        case Command() if record.key_id == OPERATOR and record.type in LATE_TYPES:
+            return decide_late(state, catalog, record, logged.key, position, logged.log_ms)
         case Command() if record.key_id == OPERATOR:
             return decide_order(state, record, logged.key, position)
         case Command():
@@ -108,7 +116,13 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
             evolve_order(state, fact.effect, position)
         case BehaviourSwitched():
             evolve_behaviour(state, fact.version)
-        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused() | OrderRepeated():
+        case LateReceived():
+            evolve_received(state, fact, position.offset)
+        case LateApproved():
+            evolve_approved(state, fact)
+        case LateRejected():
+            evolve_late_rejected(state, fact)
+        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused() | OrderRepeated() | LateRepeated():
             pass
         case _:
             assert_never(fact)

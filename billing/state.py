@@ -9,12 +9,15 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from billing.catalog.types import PlanRef
+from billing.records import UsageEvent
 
 __all__ = [
     "NOBODY",
     "Account",
     "Counter",
     "Family",
+    "Late",
+    "LateKey",
     "MemoryFamily",
     "MemoryState",
     "PairsKey",
@@ -128,6 +131,22 @@ class StripeHour(msgspec.Struct, frozen=True):
     version_offset: int
 
 
+class LateKey(NamedTuple):
+    account: str
+    event_id: str
+
+
+class Late(msgspec.Struct, frozen=True):
+    """A late event that waits for a decision, or its id once it was decided. Never dropped: each id is decided once."""
+
+    received_offset: int
+    payload_digest: bytes
+    event: UsageEvent | None
+    """None: it was decided."""
+    approved: bool = False
+    """Of a decided one: whether it was approved and counted."""
+
+
 NOBODY: Final[frozenset[str]] = frozenset()
 
 K = TypeVar("K")
@@ -183,6 +202,8 @@ class State(Protocol):
     @property
     def pairs(self) -> Family[PairsKey, frozenset[tuple[str, str]]]: ...
     @property
+    def late(self) -> Family[LateKey, Late]: ...
+    @property
     def stripe_hours(self) -> Family[StripeHourKey, StripeHour]: ...
 
 
@@ -218,6 +239,7 @@ class MemoryState:
         self.seen: MemoryFamily[SeenKey, Seen] = MemoryFamily()
         self.totals: MemoryFamily[TotalKey, Total] = MemoryFamily()
         self.pairs: MemoryFamily[PairsKey, frozenset[tuple[str, str]]] = MemoryFamily()
+        self.late: MemoryFamily[LateKey, Late] = MemoryFamily()
         self.stripe_hours: MemoryFamily[StripeHourKey, StripeHour] = MemoryFamily()
 
 

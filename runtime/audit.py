@@ -16,6 +16,10 @@ from billing.facts import (
     EventCounted,
     EventDuplicate,
     EventRejected,
+    LateApproved,
+    LateReceived,
+    LateRejected,
+    LateRepeated,
     OrderApplied,
     OrderRepeated,
 )
@@ -70,6 +74,8 @@ class PartitionAudit:
     commands_applied: int = 0
     commands_repeated: int = 0
     commands_refused: int = 0
+    approved: int = 0
+    """Late events that a person approved: counted at the approval, a command, and so no part of `accepted`."""
     without_fact: list[int] = field(default_factory=list)
     """On the log, not in the ledger: accepted and not accounted for."""
     without_record: list[int] = field(default_factory=list)
@@ -95,6 +101,8 @@ class Audit:
     partitions: list[PartitionAudit] = field(default_factory=list)
     usage: dict[UsageKey, Usage] = field(default_factory=dict)
     stripe: dict[Window, int] = field(default_factory=dict)
+    stripe_untold: dict[UsageKey, Usage] = field(default_factory=dict)
+    """Approved late usage, by account and Stripe's meter: Stripe takes none that old, so a person invoices it."""
     """What Stripe should have of each hour, in nano-units."""
     differences: list[Difference] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
@@ -192,15 +200,21 @@ def _count_facts(audit: Audit, line: PartitionAudit, told: SourceRecord) -> None
     for fact in told.facts:
         match fact:
             case EventCounted():
-                line.counted += 1
                 _add_usage(audit, fact)
+                if any(isinstance(beside, LateApproved) for beside in told.facts):
+                    line.approved += 1
+                else:
+                    line.counted += 1
             case EventDuplicate():
                 line.duplicate += 1
             case EventRejected():
                 line.rejected[str(fact.reason)] += 1
-            case OrderApplied() | BehaviourSwitched():
+            case LateApproved():
                 line.commands_applied += 1
-            case OrderRepeated():
+                _add_untold(audit, fact)
+            case OrderApplied() | BehaviourSwitched() | LateReceived() | LateRejected():
+                line.commands_applied += 1
+            case OrderRepeated() | LateRepeated():
                 line.commands_repeated += 1
             case CommandRefused():
                 line.commands_refused += 1
@@ -217,6 +231,15 @@ def _add_usage(audit: Audit, fact: EventCounted) -> None:
         if entry.stripe_event_name is not None:
             window = Window(fact.stripe_customer, entry.stripe_event_name, fact.hour)
             audit.stripe[window] = audit.stripe.get(window, 0) + nano
+
+
+def _add_untold(audit: Audit, fact: LateApproved) -> None:
+    for entry in fact.untold:
+        assert entry.stripe_event_name is not None, "what Stripe gets nothing of is not untold"
+        key = UsageKey(fact.account, entry.stripe_event_name)
+        usage = audit.stripe_untold.setdefault(key, Usage())
+        usage.quantity_nano += nano_of(entry.quantity)
+        usage.event_count += 1
 
 
 def _offset_differences(line: PartitionAudit) -> Iterator[Difference]:

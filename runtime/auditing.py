@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -61,6 +61,8 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
     console.print(_equation_table(audit))
     reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(audit.rejected.items()))
     console.out(_equation(audit) + (f"   ({reasons})" if reasons else ""), highlight=False)
+    for line in _beside_the_equation(audit):
+        console.out(line, highlight=False)
     if audit.differences:
         table = Table("book", "where", title="differences")
         table.add_column("expected", justify="right")
@@ -201,6 +203,19 @@ def _equation(audit: Audit) -> str:
     return f"accepted {accepted:,} {sign} counted {counted:,} + duplicate {duplicate:,} + rejected {rejected:,}"
 
 
+def _beside_the_equation(audit: Audit) -> Iterator[str]:
+    """What is no usage event: commands, and the late events that some of them counted."""
+    decided, repeated, refused = (audit.sum_of(f"commands_{name}") for name in ("applied", "repeated", "refused"))
+    if commands := audit.sum_of("commands"):
+        sign = "=" if commands == decided + repeated + refused else "≠"
+        yield f"commands {commands:,} {sign} decided {decided:,} + repeated {repeated:,} + refused {refused:,}"
+    if approved := audit.sum_of("approved"):
+        yield f"approved {approved:,} late events, counted beside the equation"
+    for key, used in sorted(audit.stripe_untold.items()):
+        quantity, events = plain(used.quantity_nano), f"{used.event_count:,} late events"
+        yield f"not told to Stripe, which takes none that old: {key.account} {key.meter} {quantity}, {events}; invoice them"
+
+
 def _as_json(audit: Audit) -> dict[str, Any]:
     return {
         "holds": audit.holds,
@@ -212,6 +227,16 @@ def _as_json(audit: Audit) -> dict[str, Any]:
         "commands_applied": audit.sum_of("commands_applied"),
         "commands_repeated": audit.sum_of("commands_repeated"),
         "commands_refused": audit.sum_of("commands_refused"),
+        "approved": audit.sum_of("approved"),
+        "stripe_untold": [
+            {
+                "account": key.account,
+                "meter": key.meter,
+                "quantity": plain(used.quantity_nano),
+                "events": used.event_count,
+            }
+            for key, used in sorted(audit.stripe_untold.items())
+        ],
         "partitions": [
             {
                 "partition": line.partition,

@@ -31,6 +31,7 @@ topics = typer.Typer(no_args_is_help=True, help="The deployment's topics.")
 keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once; only its digest is kept.")
 events = typer.Typer(no_args_is_help=True, help="Usage events.")
 dead_letters = typer.Typer(no_args_is_help=True, help="What was refused: why, and sending it again after a fix.")
+late = typer.Typer(no_args_is_help=True, help="Usage older than 34 days, which a person approves or rejects.")
 backfill = typer.Typer(no_args_is_help=True, help="History on its way to the log.")
 embedded = typer.Typer(no_args_is_help=True, hidden=True, help="Parts of the embedded stack.")
 for name, group in (
@@ -40,6 +41,7 @@ for name, group in (
     ("events", events),
     ("dead-letters", dead_letters),
     ("backfill", backfill),
+    ("late", late),
     ("embedded", embedded),
 ):
     app.add_typer(group, name=name)
@@ -50,6 +52,10 @@ DataDir = Annotated[
         "--data-dir", help="A stack's data directory. Without it the METERLOG_… variables say where everything is."
     ),
 ]
+LateOrg = Annotated[str, typer.Option("--org", help="The organisation whose usage it is.")]
+LateIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="As `late list` shows them.")]
+LateAll = Annotated[bool, typer.Option("--all", help="All that wait, but for ids that were counted before.")]
+LateCustomer = Annotated[str | None, typer.Option("--customer", help="Of this customer alone.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -246,18 +252,27 @@ def events_send(
     as_backfill: Annotated[
         bool, typer.Option("--backfill", help="History: by a lane of its own, so that live events do not wait for it.")
     ] = False,
+    as_late: Annotated[
+        bool,
+        typer.Option("--late", help="Usage older than 34 days: each event waits for a person; see `meterlog late`."),
+    ] = False,
 ) -> None:
     """Send a file of usage events straight to Kafka. Sent again, it is all duplicates. Exit 1 where a line was refused."""
     from rich.console import Console
 
+    from runtime.late import late_way
     from runtime.processes import now_ms
-    from runtime.send import Door, print_sent, send_file
+    from runtime.send import BACKFILL, LIVE, print_sent, send_file
 
+    if as_backfill and as_late:
+        message = "--backfill is for up to 34 days of history, --late for what is older: send two files"
+        raise CommandError(message)
     console, settings = Console(stderr=True), _settings(data_dir)
-    door = Door.BACKFILL if as_backfill else Door.LIVE
-    sent = send_file(file, org, settings.bootstrap_servers, now_ms, console, file_format=file_format, door=door)
-    if as_backfill and sent.acknowledged:
-        console.print("watch it with: meterlog backfill status --watch", highlight=False)
+    way = late_way(settings, now_ms) if as_late else BACKFILL if as_backfill else LIVE
+    sent = send_file(file, org, settings.bootstrap_servers, now_ms, console, file_format=file_format, way=way)
+    if sent.acknowledged and (as_backfill or as_late):
+        command = "backfill status --watch" if as_backfill else f"late list --org {org}"
+        console.print(f"see what becomes of it with: meterlog {command}", highlight=False)
     print_sent(sent, as_json=as_json)
     sys.exit(0 if sent.complete else _DIFFERS_EXIT)
 
@@ -342,6 +357,64 @@ def backfill_status(
 
     servers = _settings(data_dir).bootstrap_servers
     print_status(watch_status(servers) if watch else status_of(servers), as_json=as_json)
+
+
+@late.command("list")
+def late_list(
+    data_dir: DataDir = None,
+    org: Annotated[str | None, typer.Option("--org", help="Of this organisation alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The late events that wait, and which of their ids were counted before. Reads the whole ledger."""
+    from runtime.late import list_waiting, print_waiting
+
+    print_waiting(list_waiting(_settings(data_dir), org), as_json=as_json)
+
+
+@late.command("approve")
+def late_approve(
+    org: LateOrg,
+    ids: LateIds = None,
+    every: LateAll = False,
+    customer: LateCustomer = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Count late events, each where its approval lies on the log. Exit 1 where one was refused."""
+    _decide_late(org, ids, every, customer, data_dir, approve=True, as_json=as_json)
+
+
+@late.command("reject")
+def late_reject(
+    org: LateOrg,
+    ids: LateIds = None,
+    every: LateAll = False,
+    customer: LateCustomer = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Never count late events. Exit 1 where one was refused."""
+    _decide_late(org, ids, every, customer, data_dir, approve=False, as_json=as_json)
+
+
+def _decide_late(
+    org: str,
+    ids: list[str] | None,
+    every: bool,
+    customer: str | None,
+    data_dir: Path | None,
+    *,
+    approve: bool,
+    as_json: bool,
+) -> None:
+    from runtime.late import choose, decide_waiting, list_waiting, print_decided
+    from runtime.processes import now_ms
+
+    settings = _settings(data_dir)
+    rows = choose(list_waiting(settings, org), ids or [], customer, every=every, approve=approve)
+    decided = decide_waiting(settings, rows, now_ms, approve=approve)
+    print_decided(decided, as_json=as_json)
+    sys.exit(_DIFFERS_EXIT if decided.refused or decided.pending else 0)
 
 
 @embedded.command("fetch")

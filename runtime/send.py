@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import typer
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from billing.accounts.types import check_org
 from billing.errors import InvalidField
+from billing.facts import Reason
 from billing.metering.rules import check_fields, check_time
 from billing.records import UsageEvent
 from runtime.errors import CommandError
@@ -19,7 +19,7 @@ from runtime.event_files import BadLine, EventFile, open_events
 from schemas.topics import USAGE_BACKFILL, USAGE_EVENTS
 from schemas.usage_event_avro import encode_usage_event
 
-__all__ = ["Door", "Sent", "print_sent", "send_file"]
+__all__ = ["BACKFILL", "LIVE", "Sent", "Way", "print_sent", "send_file"]
 
 _QUEUE_MAX: Final = 100_000
 _DELIVERY_TIMEOUT_S: Final = 30.0
@@ -29,12 +29,14 @@ _COMPLAINTS_MAX: Final = 1_000
 """Lines that are named; of a file in which every line is wrong, the rest is only counted."""
 
 
-class Door(Enum):
+class Way(NamedTuple):
     """Which way a file takes."""
 
-    LIVE = USAGE_EVENTS
-    BACKFILL = USAGE_BACKFILL
-    """A lane of its own: the forwarder appends it to the log at the fold's pace."""
+    topic: str
+    refusal: Callable[[UsageEvent, int], BadLine | None]
+    """Why an event may not go this way, at a time in ms."""
+    encode: Callable[[str, UsageEvent], bytes]
+    """The record's value, for an account's event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def send_file(
     console: Console,
     *,
     file_format: str | None = None,
-    door: Door = Door.LIVE,
+    way: Way | None = None,
 ) -> Sent:
     """Send every event of the file (`-`: stdin) for `org`; lines that are none are named on `console`.
 
@@ -75,7 +77,7 @@ def send_file(
         message = f"--org: {exc.message}"
         raise CommandError(message) from exc
     with open_events(path, file_format) as file, _progress(console) as progress:
-        return _Sending(org, bootstrap_servers, now_ms, progress, door).send(file)
+        return _Sending(org, bootstrap_servers, now_ms, progress, way or LIVE).send(file)
 
 
 def print_sent(sent: Sent, *, as_json: bool) -> None:
@@ -88,10 +90,10 @@ def print_sent(sent: Sent, *, as_json: bool) -> None:
 
 class _Sending:
     def __init__(
-        self, org: str, bootstrap_servers: str, now_ms: Callable[[], int], progress: Progress, door: Door
+        self, org: str, bootstrap_servers: str, now_ms: Callable[[], int], progress: Progress, way: Way
     ) -> None:
         self._org = org
-        self._topic = door.value
+        self._way = way
         self._now_ms = now_ms
         self._progress = progress
         self._acknowledged = 0
@@ -113,7 +115,7 @@ class _Sending:
 
     def send(self, file: EventFile) -> Sent:
         """Stops at the first record that Kafka does not acknowledge: those behind it would only wait as long."""
-        _check_topic(self._producer, self._topic)
+        _check_topic(self._producer, self._way.topic)
         task = self._progress.add_task("sending", total=file.size_bytes)
         try:
             for count, (number, event) in enumerate(file.lines, start=1):
@@ -131,18 +133,19 @@ class _Sending:
         return Sent(self._acknowledged, self._refused, self._failed)
 
     def _take(self, number: int, event: UsageEvent | BadLine) -> None:
-        bad = event if isinstance(event, BadLine) else _refusal(event, self._now_ms())
+        bad = event if isinstance(event, BadLine) else self._way.refusal(event, self._now_ms())
         if bad is not None:
             self._refused += 1
             self._complain(f"line {number}: {f'{bad.field}: ' if bad.field else ''}{bad.message}")
             return
         assert isinstance(event, UsageEvent), "a bad line is refused above"
-        self._produce(f"{self._org}/{event.customer_id}".encode(), encode_usage_event(event))
+        account = f"{self._org}/{event.customer_id}"
+        self._produce(account.encode(), self._way.encode(account, event))
 
     def _produce(self, key: bytes, value: bytes) -> None:
         while True:
             try:
-                self._producer.produce(self._topic, value, key, -1, self._delivered)
+                self._producer.produce(self._way.topic, value, key, -1, self._delivered)
             except BufferError:
                 self._producer.poll(0.1)  # full: wait for acknowledgements
             else:
@@ -184,7 +187,16 @@ def _refusal(event: UsageEvent, now_ms: int) -> BadLine | None:
     except InvalidField as exc:
         return BadLine(exc.field, exc.message)
     refusal = check_time(event.occurred_at_us, now_ms)
-    return None if refusal is None else BadLine("occurred_at", refusal[1])
+    if refusal is None:
+        return None
+    reason, message = refusal
+    hint = "; older usage goes with --late, and waits for a person's approval" if reason is Reason.TOO_OLD else ""
+    return BadLine("occurred_at", message + hint)
+
+
+LIVE: Final = Way(USAGE_EVENTS, _refusal, lambda _, event: encode_usage_event(event))
+BACKFILL: Final = Way(USAGE_BACKFILL, _refusal, lambda _, event: encode_usage_event(event))
+"""A lane of its own: the forwarder appends it to the log at the fold's pace."""
 
 
 def _progress(console: Console) -> Progress:

@@ -12,9 +12,12 @@ import msgspec
 
 from billing.catalog.types import PlanRef
 from billing.metering.rules import SEEN_MS
+from billing.records import UsageEvent
 from billing.state import (
     Account,
     Counter,
+    Late,
+    LateKey,
     PairsKey,
     PartitionRow,
     Quarantine,
@@ -28,6 +31,7 @@ from billing.state import (
 
 __all__ = [
     "ACCOUNTS",
+    "LATE",
     "PAIRS",
     "POSITION_KEY",
     "QUARANTINES",
@@ -180,6 +184,14 @@ class _StripeHourRow(msgspec.Struct, frozen=True, array_like=True):
     version_offset: int
 
 
+class _LateRow(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    received_offset: int
+    payload_digest: bytes
+    event: UsageEvent | None
+    approved: bool
+
+
 class _PairsRow(msgspec.Struct, frozen=True, array_like=True):
     version: int
     pairs: tuple[tuple[str, str], ...]
@@ -195,6 +207,7 @@ _decode_account_row = msgspec.msgpack.Decoder(_AccountRow).decode
 _decode_seen_row = msgspec.msgpack.Decoder(_SeenRow).decode
 _decode_total_row = msgspec.msgpack.Decoder(_TotalRow).decode
 _decode_stripe_hour_row = msgspec.msgpack.Decoder(_StripeHourRow).decode
+_decode_late_row = msgspec.msgpack.Decoder(_LateRow).decode
 _decode_pairs_row = msgspec.msgpack.Decoder(_PairsRow).decode
 _decode_quarantine_row = msgspec.msgpack.Decoder(_QuarantineRow).decode
 
@@ -241,6 +254,15 @@ def _encode_stripe_hour(row: StripeHour) -> bytes:
 def _decode_stripe_hour(value: bytes) -> StripeHour:
     row = _decode_stripe_hour_row(value)
     return StripeHour(int(row.quantity_nano), row.version_offset)
+
+
+def _encode_late(row: Late) -> bytes:
+    return _encode(_LateRow(_VERSION, row.received_offset, row.payload_digest, row.event, row.approved))
+
+
+def _decode_late(value: bytes) -> Late:
+    row = _decode_late_row(value)
+    return Late(row.received_offset, row.payload_digest, row.event, row.approved)
 
 
 def _encode_pairs(row: frozenset[tuple[str, str]]) -> bytes:
@@ -312,6 +334,14 @@ TOTALS: Final = RowCodec[TotalKey, Total](
     lambda key: TotalKey(*_parts_of(key, "ntntttn")),
     _encode_total,
     _decode_total,
+)
+LATE: Final = RowCodec[LateKey, Late](
+    "accounts",
+    b"l",
+    lambda key: b"l%b\x00%b" % (key[0].encode(), key[1].encode()),
+    lambda key: LateKey(*(part.decode() for part in key[1:].split(b"\x00"))),
+    _encode_late,
+    _decode_late,
 )
 PAIRS: Final = RowCodec[PairsKey, frozenset[tuple[str, str]]](
     "accounts",

@@ -9,6 +9,8 @@ from billing.errors import StoreFailed
 from billing.state import (
     NOBODY,
     Account,
+    Late,
+    LateKey,
     PairsKey,
     PartitionRow,
     Quarantine,
@@ -19,7 +21,7 @@ from billing.state import (
     Total,
     TotalKey,
 )
-from schemas.rows import ACCOUNTS, PAIRS, QUARANTINES, SEEN, STRIPE_HOURS, TOTALS, RowCodec
+from schemas.rows import ACCOUNTS, LATE, PAIRS, QUARANTINES, SEEN, STRIPE_HOURS, TOTALS, RowCodec
 from streams.port import Row, Store
 
 __all__ = ["StoreFamily", "StoreRegister", "StoreState"]
@@ -169,12 +171,13 @@ class StoreState:
         self.seen: StoreFamily[SeenKey, Seen] = StoreFamily(SEEN, reads)
         self.totals: StoreFamily[TotalKey, Total] = StoreFamily(TOTALS, reads)
         self.pairs: StoreFamily[PairsKey, frozenset[tuple[str, str]]] = StoreFamily(PAIRS, reads)
+        self.late: StoreFamily[LateKey, Late] = StoreFamily(LATE, reads)
         self.stripe_hours: StoreFamily[StripeHourKey, StripeHour] = StoreFamily(STRIPE_HOURS, reads)
 
     def take(self) -> dict[str, dict[bytes, Row]]:
         """All changes of the epoch by table, encoded. The cache of ids goes: a fresh id is all that most events have."""
         accounts = self.quarantines.take()
-        for family in (self.accounts, self.totals, self.pairs, self.stripe_hours):
+        for family in (self.accounts, self.totals, self.pairs, self.late, self.stripe_hours):
             accounts |= family.take()
         seen = self.seen.take()
         self.seen.forget()
@@ -185,7 +188,7 @@ class StoreState:
         """Forget what was changed since the last `take`."""
         self.partition, self.log_ms = self._taken
         self.quarantines.load()
-        for family in (self.accounts, self.totals, self.pairs, self.stripe_hours, self.seen):
+        for family in (self.accounts, self.totals, self.pairs, self.late, self.stripe_hours, self.seen):
             family.changed.clear()
 
 

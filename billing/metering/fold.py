@@ -32,7 +32,15 @@ from billing.state import (
     TotalKey,
 )
 
-__all__ = ["OTHER", "decide_usage", "evolve_counted", "evolve_opened", "evolve_rejected"]
+__all__ = [
+    "OTHER",
+    "decide_counting",
+    "decide_usage",
+    "evolve_counted",
+    "evolve_opened",
+    "evolve_rejected",
+    "met_before",
+]
 
 OTHER = "~other"
 """The label of usage past the cap on feature and model pairs. Amounts never depend on it."""
@@ -54,8 +62,21 @@ def decide_usage(state: State, catalog: Catalog, event: UsageEvent, account: str
     if refusal := check_time(event.occurred_at_us, log_ms):
         return [_rejected(*refusal, account, event, field="occurred_at")]
     digest = payload_digest(event)
-    if met := _met_before(state, account, event, digest, log_ms):
+    if met := met_before(state, account, event, digest, log_ms):
         return [met]
+    return decide_counting(state, catalog, event, quantity_nano, account, digest, log_ms)
+
+
+def decide_counting(
+    state: State,
+    catalog: Catalog,
+    event: UsageEvent,
+    quantity_nano: int,
+    account: str,
+    digest: bytes,
+    log_ms: int,
+) -> list[Fact]:
+    """The facts of an event whose fields, time and id are right: it is counted, or catalog or plan do not let it."""
     opened = None
     row = state.accounts.get(account)
     if row is None:
@@ -102,7 +123,10 @@ def evolve_rejected(state: State, fact: EventRejected, offset: int, log_ms: int)
         state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, offset, fact.payload_digest))
 
 
-def _met_before(state: State, account: str, event: UsageEvent, digest: bytes, log_ms: int) -> Fact | None:
+def met_before(
+    state: State, account: str, event: UsageEvent, digest: bytes, log_ms: int
+) -> EventDuplicate | EventRejected | None:
+    """What an event is whose id was met within its window: a duplicate, or a conflict. None: the id is new."""
     seen = state.seen.get(SeenKey(account, event.event_id))
     if seen is None or log_ms >= seen.accepted_at_ms + SEEN_MS:
         return None

@@ -51,6 +51,7 @@ __all__ = [
     "honoured_by",
     "honoured_fact",
     "is_aside",
+    "is_operators",
     "lets_through",
     "settles_time",
     "stands_still",
@@ -76,7 +77,7 @@ def decide_order(state: State, command: Command, key: bytes | None, position: Po
     partition = state.partition
     assert partition is not None, "the caller has asked"
     kind = command.type[:_TYPE_MAX]
-    if not _is_operators(partition, command, key):
+    if not is_operators(partition, command, key):
         message = "it does not bear the signature of this deployment's operator"
         return [CommandRefused(Reason.UNSIGNED, kind, message)]
     try:
@@ -101,7 +102,7 @@ def decide_order(state: State, command: Command, key: bytes | None, position: Po
 def honoured_by(state: State, heard: Heard, position: Position) -> Order:
     """The order by which the record at `position` goes through. Raises NotHonoured where it does not."""
     partition = state.partition
-    if partition is None or not _is_operators(partition, heard.command, heard.key):
+    if partition is None or not is_operators(partition, heard.command, heard.key):
         message = f"the order at {heard.offset} does not bear the signature of this deployment's operator"
         raise NotHonoured(message)
     try:
@@ -200,7 +201,7 @@ def evolve_behaviour(state: State, version: int) -> None:
     state.partition = _with(state.partition, behaviour_version=version)
 
 
-def _is_operators(partition: PartitionRow, command: Command, key: bytes | None) -> bool:
+def is_operators(partition: PartitionRow, command: Command, key: bytes | None) -> bool:
     """Cheap questions first: to verify a signature takes 150 µs."""
     return (
         command.key_id == OPERATOR

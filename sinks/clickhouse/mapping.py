@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from billing.facts import EventCounted, EventDuplicate, EventRejected, TotalClosed
+from billing.facts import EventCounted, EventDuplicate, EventRejected, LateApproved, TotalClosed
 from billing.periods import HOUR_S
 from billing.quantities import nano_of
 from billing.records import Position as SourcePosition
@@ -110,8 +110,7 @@ def from_position_row(row: Iterable[Any]) -> tuple[TopicPartition, Position]:
 
 
 def _counted(fact: EventCounted, record: SourceRecord) -> CountedEvent:
-    event = decode_record(record.source.value)
-    assert isinstance(event, UsageEvent), f"{record.position}: what was counted is no usage event"
+    event = _event_of(record)
     shared = (
         *_split(fact.account),
         fact.occurred_at_us,
@@ -129,6 +128,16 @@ def _counted(fact: EventCounted, record: SourceRecord) -> CountedEvent:
     )
     entries = [(entry.meter, nano_of(entry.quantity), entry.stripe_event_name or "") for entry in fact.entries]
     return CountedEvent(shared, tuple(entries))
+
+
+def _event_of(record: SourceRecord) -> UsageEvent:
+    """What was counted: the record itself, or the late event that it approves."""
+    for fact in record.facts:
+        if isinstance(fact, LateApproved):
+            return fact.event
+    event = decode_record(record.source.value)
+    assert isinstance(event, UsageEvent), f"{record.position}: what was counted is no usage event"
+    return event
 
 
 def _rejected_row(fact: EventRejected, record: SourceRecord) -> Row:

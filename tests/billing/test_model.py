@@ -21,6 +21,10 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    LateApproved,
+    LateReceived,
+    LateRejected,
+    LateRepeated,
     OrderApplied,
     OrderHonoured,
     OrderRepeated,
@@ -91,6 +95,8 @@ def told(fact: Fact) -> tuple[Any, ...]:
         case GenesisApplied() | GenesisRefused() | CommandRefused() | OrderHonoured() | OrderApplied():
             return ("no usage",)
         case BehaviourSwitched() | OrderRepeated():
+            return ("no usage",)
+        case LateReceived() | LateRepeated() | LateApproved() | LateRejected():
             return ("no usage",)
 
 

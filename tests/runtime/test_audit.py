@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from billing.catalog.builtin import BUILTIN_CATALOG, LLM_CALL
 from billing.facts import Entry, EventCounted, EventRejected, Fact, Reason
+from billing.late.types import Approve, LateRequest, LateUsage, Reject
 from billing.records import Genesis, Tick, UsageEvent
 from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
 from runtime.logs import LogRecord, Range
@@ -16,6 +17,7 @@ from schemas.ledger import LedgerReader, SourceRecord, encode_facts
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
 from tests.streams.test_usage import OnLog
+from tests.support.fold_log import FoldLog
 
 NOW_MS = 1_763_712_000_000
 KEY = b"acme/cust"
@@ -42,6 +44,34 @@ def audited(records: list[LogRecord], ledger: list[LogRecord], start: int = 0, e
     audit = Audit()
     audit_partition(audit, BUILTIN_CATALOG, 0, records, ledger, Range(start, end))
     return audit
+
+
+def late_log() -> tuple[list[LogRecord], list[LogRecord]]:
+    """Late usage: received, repeated, approved; another rejected; an approval of nothing. The log and its ledger."""
+    folded = FoldLog(NOW_MS, partition_count=1)
+    event = UsageEvent("late", (NOW_MS - 50 * 86_400_000) * 1_000, "cust", event_type=LLM_CALL, input_tokens=7)
+    other = replace(event, event_id="other")
+    asked: list[LateRequest] = [LateUsage(event), LateUsage(event), Approve("late"), LateUsage(other), Reject("other")]
+    for request in (*asked, Approve("nothing")):
+        folded.add_late("acme/cust", request, NOW_MS)
+    records = [LogRecord(told.position.offset, told.source.key, told.source.value, NOW_MS) for told in folded.records]
+    return records, [LogRecord(n, made.key, made.value, NOW_MS) for n, made in enumerate(folded.take().ledger)]
+
+
+def test_approved_late_usage_is_counted_beside_the_equation() -> None:
+    audit = audited(*late_log())
+    (line,) = audit.partitions
+    assert audit.holds
+    assert (line.accepted, line.counted, line.approved) == (0, 0, 1)
+    assert (line.commands, line.commands_applied, line.commands_repeated, line.commands_refused) == (6, 4, 1, 1)
+    assert audit.usage[UsageKey("acme/cust", "calls")].event_count == 1
+    assert audit.stripe == {}, "Stripe takes no usage that old"
+    assert audit.stripe_untold[UsageKey("acme/cust", "tokens")].quantity_nano == 7 * 10**9
+
+
+def test_a_late_event_that_no_approval_counted_fails_the_audit() -> None:
+    records, ledger = late_log()
+    assert not audited(records[:3] + records[4:], ledger).holds
 
 
 def test_the_equation_holds_and_ticks_and_genesis_are_no_events() -> None:

@@ -19,7 +19,7 @@ from billing.routing import partition_of
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.errors import CommandError
 from runtime.event_files import open_events
-from runtime.send import Door, Sent, print_sent, send_file
+from runtime.send import BACKFILL, Sent, print_sent, send_file
 from runtime.topics import create_topics
 from schemas.topics import USAGE_BACKFILL
 from tests.api.process import PARTITIONS, on_topic
@@ -194,9 +194,10 @@ def test_a_file_that_cannot_be_read_is_refused(
 def test_history_goes_by_its_own_lane(send: Send, servers: str, org: str, tmp_path: Path) -> None:
     file = tmp_path / "history.ndjson"
     file.write_bytes(ndjson(event("1", occurred_at=ago(days=33)), event("2", occurred_at=ago(days=35))))
-    sent, said = send(file, door=Door.BACKFILL)
+    sent, said = send(file, way=BACKFILL)
     assert sent == Sent(1, 1, 0)
     assert "line 2: occurred_at" in said
+    assert "--late" in said
     assert on_topic(servers, org) == []
     assert [each.event_id for _, each in on_topic(servers, org, USAGE_BACKFILL)] == ["1"]
 
@@ -205,9 +206,7 @@ def test_a_deployment_without_the_lane_is_told_the_command(kafka: EmbeddedKafka,
     file = tmp_path / "usage.ndjson"
     file.write_bytes(ndjson(event("1")))
     with pytest.raises(CommandError, match="usage-backfill; make it with: meterlog topics create"):
-        send_file(
-            str(file), "acme", kafka.bootstrap_servers, lambda: 0, Console(file=io.StringIO()), door=Door.BACKFILL
-        )
+        send_file(str(file), "acme", kafka.bootstrap_servers, lambda: 0, Console(file=io.StringIO()), way=BACKFILL)
 
 
 def test_a_missing_file_is_refused(send: Send, tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from billing.facts import (
     Fact,
     GenesisApplied,
     GenesisRefused,
+    LateApproved,
+    LateReceived,
+    LateRejected,
+    LateRepeated,
     OrderApplied,
     OrderEffect,
     OrderHonoured,
@@ -31,6 +35,8 @@ from billing.records import Command, Genesis, Tick, UsageEvent
 from billing.state import (
     Account,
     Counter,
+    Late,
+    LateKey,
     PairsKey,
     PartitionRow,
     Quarantine,
@@ -86,6 +92,16 @@ AVRO: dict[str, Encodable] = {
 """By the schema's name."""
 
 DIGEST = bytes(range(16))
+LATE_EVENT = UsageEvent(
+    "evt-1",
+    1_769_000_000_000_001,
+    "alice",
+    "calls",
+    quantity="2.5",
+    tags=("a", "b"),
+    properties={"b": "2", "\u00e9": "3"},
+    input_tokens=10**15,
+)
 FACTS: dict[str, Fact] = {
     "event_counted": EventCounted(
         account="acme/\u00e9l\u00e8ve",
@@ -118,6 +134,10 @@ FACTS: dict[str, Fact] = {
     "order_applied": OrderApplied(OrderEffect("time", first_offset=2**40, last_offset=2**41)),
     "behaviour_switched": BehaviourSwitched(2),
     "order_repeated": OrderRepeated("resume"),
+    "late_received": LateReceived("acme/alice", DIGEST, LATE_EVENT),
+    "late_repeated": LateRepeated("acme/alice", "evt-1", 2**40),
+    "late_approved": LateApproved("acme/alice", DIGEST, LATE_EVENT, 2**40, (Entry("calls", "2.5", "calls"),)),
+    "late_rejected": LateRejected("acme/alice", "evt-1", DIGEST, 2**40),
 }
 
 ROWS: dict[str, tuple[Any, Any]] = {
@@ -132,6 +152,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
     ),
     "PAIRS": (PairsKey(20_513, "acme/alice"), frozenset({("chat", ""), ("~other", "~other"), ("", "\u00e9")})),
     "STRIPE_HOURS": (StripeHourKey(492_312, "acme/alice", "cus_1", "calls"), StripeHour(10**30, 2**40)),
+    "LATE": (LateKey("acme/\u00e9l\u00e8ve", "evt-1"), Late(2**40, DIGEST, LATE_EVENT)),
     "QUARANTINES": ("acme/\u00e9l\u00e8ve", Quarantine(1_772_323_200_000, aside=True)),
 }
 """By the codec's name: a key and its row."""

@@ -26,6 +26,10 @@ from schemas.ledger import (
 from tests.schemas.samples import FACTS, golden
 
 PINNED = {
+    "late_received": "068973c9680efa94dc51d298df9a035cc35bb01d4773e8d8db822bca63001d01",
+    "late_repeated": "4604298256f4f80e7ce776d38e1eb3c172a05de3fb9937cfb399e54473c76af6",
+    "late_approved": "81074d2c3151084183b0a7e6cc7dbacf29e17fb413bc90b42fbb0adab3e16e9b",
+    "late_rejected": "3f524811813afef971a8fae33b64bdfbaf5f5ed1c554a174c199e686e179a914",
     "behaviour_switched": "ef48cecdff4fa5bd449872a3182da2802815b4cad32082c327762bb235d2193a",
     "order_applied": "c19b5c566a333d627eea828ef0c94c4948eb25caab75ac726217d94f8a313089",
     "order_honoured": "e368b1084f8b631bb2583be7c1e4d919ed73eb3c30e59e439d97923548914242",

@@ -13,6 +13,8 @@ from billing.catalog.types import PlanRef
 from billing.state import (
     Account,
     Counter,
+    Late,
+    LateKey,
     MemoryFamily,
     PairsKey,
     Quarantine,
@@ -26,6 +28,7 @@ from billing.state import (
 from schemas import rows
 from schemas.rows import (
     ACCOUNTS,
+    LATE,
     PAIRS,
     POSITION_KEY,
     QUARANTINES,
@@ -39,7 +42,7 @@ from schemas.rows import (
 )
 from tests.billing.harness import Entry, Folding, rows_of
 from tests.billing.logs import logs
-from tests.schemas.samples import DIGEST, ORDERED, PARTITION, ROWS, golden
+from tests.schemas.samples import DIGEST, LATE_EVENT, ORDERED, PARTITION, ROWS, golden
 
 CODECS: dict[str, RowCodec[Any, Any]] = {
     name: codec for name, codec in vars(rows).items() if isinstance(codec, RowCodec)
@@ -50,6 +53,7 @@ PINNED = {
     "TOTALS": "a13011cd2483e9e05ed83dabc0b6f8e6346c83eb2e94afe9c6c03bc7276f25cf",
     "PAIRS": "0e47cf455bc294edc4ba7a0b0e82278d16c00671e86058475f5ea15c3cc58152",
     "STRIPE_HOURS": "6e166e90f78c55d37244b69646823f0fde3853ea4136922f43700685ebd52388",
+    "LATE": "febf1aaf332d35f891aae476f08cbe882584c91c17b8452e8e010ef7268861fa",
     "QUARANTINES": "c3366b2e9620b1132a689c3e283353af758466c7057bf65daf4aeb4b6aabecfe",
     "position.2": "33e7533b84b2f2a55642bbe10541137d142f9963ecd1551505efb9b70e899de3",
     "position": "18bc0fdfc6bff478ac508c116cc011b96184b4dcf2dc4c25c490ca71a32d1ba4",
@@ -69,6 +73,7 @@ sums = st.integers(min_value=0, max_value=10**38)
 KEYS: dict[str, st.SearchStrategy[Any]] = {
     "ACCOUNTS": accounts,
     "SEEN": st.builds(SeenKey, accounts, names),
+    "LATE": st.builds(LateKey, accounts, names),
     "TOTALS": st.builds(TotalKey, numbers, accounts, numbers, names, names, names, numbers),
     "PAIRS": st.builds(PairsKey, numbers, accounts),
     "STRIPE_HOURS": st.builds(StripeHourKey, numbers, accounts, names, names),
@@ -83,6 +88,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         st.dictionaries(names, st.builds(Counter, numbers, sums), max_size=4),
         numbers,
     ),
+    "LATE": st.builds(Late, numbers, digests, st.none() | st.just(LATE_EVENT), st.booleans()),
     "SEEN": st.builds(Seen, numbers, numbers, digests),
     "TOTALS": st.builds(Total, sums, numbers, st.integers(min_value=0, max_value=2**128 - 1), numbers),
     "PAIRS": st.frozensets(st.tuples(names, names), max_size=5),
@@ -217,7 +223,7 @@ def test_a_fold_goes_on_from_its_rows_as_if_nothing_had_been(log: list[Entry], d
     whole, before = Folding().extend(log), Folding().extend(log[:cut])
     for name, family in (
         ("accounts", ACCOUNTS), ("seen", SEEN), ("totals", TOTALS), ("pairs", PAIRS), ("stripe_hours", STRIPE_HOURS),
-        ("quarantines", QUARANTINES),
+        ("quarantines", QUARANTINES), ("late", LATE),
     ):  # fmt: skip
         stored = getattr(before.state, name).rows
         codec: RowCodec[Any, Any] = family

@@ -18,6 +18,7 @@ from billing.behaviours import BEHAVIOURS
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.catalog.types import Catalog
 from billing.facts import EventCounted, StripeHourClosed, TotalClosed
+from billing.late.types import LateRequest
 from billing.quantities import nano_of
 from billing.records import Genesis, Position, Tick, UsageEvent
 from billing.routing import partition_of
@@ -27,6 +28,7 @@ from schemas.codec import decode_record, encode
 from schemas.ledger import Source, SourceRecord, encode_facts
 from schemas.rows import STRIPE_HOURS, TOTALS
 from schemas.totals import encode_stripe_hour, encode_total
+from tests.support.operator import public_key, signed_late
 
 __all__ = ["Epoch", "FoldLog", "Produced"]
 
@@ -53,7 +55,7 @@ class FoldLog:
     def __init__(
         self, start_ms: int, partition_count: int = 2, incarnation: int = 1, catalog: Catalog = BUILTIN_CATALOG
     ) -> None:
-        genesis = encode(Genesis("deployment", incarnation, partition_count, b"k" * 32))
+        genesis = encode(Genesis("deployment", incarnation, partition_count, public_key()))
         self.partition_count = partition_count
         self.records: list[SourceRecord] = []
         """Every record that was folded, with its facts, in the order in which they came."""
@@ -70,6 +72,12 @@ class FoldLog:
         key = f"{org}/{event.customer_id}".encode()
         number = self.home(org, event.customer_id) if partition is None else partition
         return self.add(number, key, encode(event), append_ms)
+
+    def add_late(self, account: str, request: LateRequest, append_ms: int) -> SourceRecord:
+        """What the operator asks about late usage, on the account's partition."""
+        key = account.encode()
+        number = partition_of(key, self.partition_count)
+        return self.add(number, key, encode(signed_late(request, account, "deployment")), append_ms)
 
     def add(self, partition: int, key: bytes | None, value: bytes | None, append_ms: int) -> SourceRecord:
         """A record of these bytes."""

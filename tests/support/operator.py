@@ -8,11 +8,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from billing.late.types import LateRequest, encode_late, late_type
 from billing.orders.types import OPERATOR, Order, QuarantineAccount, ReleaseAccount, encode_order, order_type
 from billing.records import Command
 from billing.signing import message_to_sign
 
-__all__ = ["OPERATOR_KEY", "STRANGERS_KEY", "key_of", "public_key", "signed"]
+__all__ = ["OPERATOR_KEY", "STRANGERS_KEY", "key_of", "public_key", "signed", "signed_late"]
 
 OPERATOR_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 STRANGERS_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
@@ -30,6 +31,14 @@ def key_of(order: Order) -> bytes | None:
             return order.account.encode()
         case _:
             return None
+
+
+def signed_late(
+    request: LateRequest, account: str, deployment_id: str = "test", by: Ed25519PrivateKey = OPERATOR_KEY
+) -> Command:
+    """What is asked about late usage, to lie under the account's key."""
+    unsigned = Command(late_type(request), deployment_id, b"r" * 16, 1, encode_late(request), OPERATOR, signature=b"")
+    return msgspec.structs.replace(unsigned, signature=by.sign(message_to_sign(unsigned, account.encode())))
 
 
 def signed(

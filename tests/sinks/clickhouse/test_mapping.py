@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from billing.late.types import Approve, LateUsage
 from billing.records import Command, UsageEvent
 from schemas.codec import encode
 from schemas.ledger import SourceRecord
@@ -140,6 +141,25 @@ def test_a_time_that_no_column_can_hold_is_null(occurred_at_us: int, storable: b
     ((_, row),) = from_source_record(log().add_event("acme", sent, NOW_MS))
     place = [column.name for column in REJECTED.columns].index("occurred_at")
     assert row[place] == (occurred_at_us if storable else None)
+
+
+def test_an_approved_late_event_is_the_event_that_was_sent() -> None:
+    """Its record is the approval; it is the late event that has labels, tags and tokens."""
+    folded, day_ms = log(), 86_400_000
+    sent = event(
+        occurred_at_us=NOW_US - 50 * day_ms * 1_000, meter=None, event_type="llm.call", input_tokens=7, tags=("a",)
+    )
+    assert rows(folded.add_late("acme/c", LateUsage(sent), NOW_MS)) == []
+    found = rows(folded.add_late("acme/c", Approve("e"), NOW_MS))
+    assert [(table.name, row["meter"], row["quantity"]) for table, row in found] == [
+        ("usage_events", "calls", 1),
+        ("usage_events", "tokens", 7),
+        ("usage_events", "input_tokens", 7),
+    ]
+    for _, row in found:
+        assert (row["event_id"], row["event_type"], row["tags"]) == ("e", "llm.call", ["a"])
+        assert row["occurred_at"] == datetime.fromtimestamp(NOW_MS / 1_000 - 50 * 86_400, UTC)
+        assert row["stripe_event_name"] == "", "Stripe takes no usage that old"
 
 
 def test_what_is_no_usage_event_has_no_row() -> None:
