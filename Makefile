@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their set-up themselves; see README.md.
 # `make soak` tells seeded histories of the whole fold for SOAK_MINUTES (15) on all cores: tests/simulation/README.md.
-.PHONY: setup demo test soak lint format clean constraints
+.PHONY: setup demo test soak faults lint format clean constraints
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,6 +23,10 @@ test: setup lint
 
 soak: setup
 	$(BIN)/python -m tests.simulation soak
+
+# Every fault on real brokers and workers; FAULTS_RUNS, FAULTS_SEED, FAULTS_ONLY and FAULTS_JSON: see tests/faults/README.md.
+faults: setup
+	$(BIN)/python -m tests.faults
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from billing.catalog.types import Value
 from billing.records import UsageEvent
 from schemas.codec import encode
 
-__all__ = ["Expected", "HeldLoad", "Load", "Spread", "make_load", "produce"]
+__all__ = ["Expected", "HeldLoad", "Load", "Spread", "make_load", "produce", "send_paced"]
 
 _TIMEOUT_S = 60.0
 _MODELS = ("gpt-5", "gpt-5-mini", "claude-sonnet-4-5", "gemini-2.5-pro")
@@ -104,6 +105,18 @@ def _units(value: Value, event: UsageEvent) -> int:
 def produce(bootstrap_servers: str, topic: str, messages: Sequence[Message]) -> None:
     """Send and wait until the broker has all of them."""
     _send(_producer(bootstrap_servers), topic, messages)
+
+
+def send_paced(bootstrap_servers: str, topic: str, messages: Sequence[Message], rate: int) -> None:
+    """Send `rate` messages a second, in steps of a hundredth; returns when the broker has all of them."""
+    producer, began_s, step = _producer(bootstrap_servers), time.monotonic(), max(1, rate // 100)
+    for start in range(0, len(messages), step):
+        time.sleep(max(0.0, began_s + start / rate - time.monotonic()))
+        for key, value in messages[start : start + step]:
+            producer.produce(topic, value, key)
+        producer.poll(0)
+    unsent = producer.flush(_TIMEOUT_S)
+    assert unsent == 0, f"{unsent} records were not acknowledged in time"
 
 
 class HeldLoad:

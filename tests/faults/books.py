@@ -6,7 +6,7 @@ MessagePack arrays are read by position, as any reader of the documents would: n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -17,12 +17,25 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.faults.naive import Model, Sum, Used
 from tests.faults.wire import decode_event, is_event
 
-__all__ = ["Differences", "Entry", "different", "is_folded", "ledger_differences", "read_topic"]
+__all__ = [
+    "Differences",
+    "Entry",
+    "Ledger",
+    "compare_ledger",
+    "different",
+    "ends_of",
+    "is_folded",
+    "ledger_differences",
+    "read_ledger",
+    "read_topic",
+]
 
 Differences = list[str]
 """In words, empty when all is exact."""
 
 _TIMEOUT_S: Final = 30.0
+_PAGE_MAX: Final = 1_000
+_PAGE_WAIT_S: Final = 0.02
 _SHOWN_MAX: Final = 5
 
 # A ledger record is [1, version, incarnation, partition, offset, seq, fact_count, log_ms, source, fact], or a piece of
@@ -46,6 +59,8 @@ class Entry(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes | None
+    append_ms: int = 0
+    """When the topic's clock says that it came."""
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> list[Entry]:
@@ -72,13 +87,18 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Entry]:
 
 def _read_to_ends(consumer: Consumer, left: set[int]) -> Iterator[Entry]:
     while left:
-        message = consumer.poll(_TIMEOUT_S)
-        assert message is not None, "Kafka gives nothing more"
+        yield from _read_page(consumer, left)
+
+
+def _read_page(consumer: Consumer, left: set[int]) -> Iterator[Entry]:
+    page = consumer.consume(_PAGE_MAX, _PAGE_WAIT_S) or consumer.consume(1, _TIMEOUT_S)
+    assert page, "Kafka gives nothing more"
+    for message in page:
         error = message.error()
         if error is None and message.partition() not in left:
             continue  # it came behind the end that was found, and what comes with it may not be read any more
         if error is None:
-            yield Entry(message.partition(), message.offset(), message.key(), message.value())
+            yield Entry(message.partition(), message.offset(), message.key(), message.value(), message.timestamp()[1])
         else:
             assert error.name() == "_PARTITION_EOF", error
             left.discard(message.partition())
@@ -123,8 +143,8 @@ def read_ledger(records: Iterable[Entry]) -> Ledger:
         if not _follows(told, last.get(told.partition)):
             ledger.problems.append(f"ledger {told.partition}: {told[4:7]} follows {last.get(told.partition, ())[4:7]}")
         if told.source is not None:
-            key, value, _headers, _append_ms, _previous = told.source
-            ledger.sources.append(Entry(told.partition, told.offset, key, value))
+            key, value, _headers, append_ms, _previous = told.source
+            ledger.sources.append(Entry(told.partition, told.offset, key, value, append_ms))
         last[told.partition] = told
         _add_fact(ledger, told.fact)
     ledger.problems += [
@@ -191,7 +211,11 @@ def _add_fact(ledger: Ledger, fact: list[Any]) -> None:
 def ledger_differences(bootstrap_servers: str, model: Model) -> Differences:
     """The ledger against the log that it was folded from, and against what was sent."""
     log = read_topic(bootstrap_servers, "usage-events")
-    ledger = read_ledger(read_topic(bootstrap_servers, "ledger"))
+    return compare_ledger(log, read_ledger(read_topic(bootstrap_servers, "ledger")), model)
+
+
+def compare_ledger(log: Sequence[Entry], ledger: Ledger, model: Model) -> Differences:
+    """The same, of what was read."""
     events = [record for record in log if is_event(record.value)]
     copies = _copies(events, model)
     found = list(ledger.problems)
@@ -213,8 +237,12 @@ def is_folded(bootstrap_servers: str) -> bool:
     """Whether the log's last record of each partition has its facts; one before it that lacks them never gets any."""
     log = read_topic(bootstrap_servers, "usage-events")
     ledger = read_ledger(read_topic(bootstrap_servers, "ledger"))
-    ends = {record.partition: record.offset for record in log}
-    return ends == {record.partition: record.offset for record in ledger.sources}
+    return ends_of(log) == ends_of(ledger.sources)
+
+
+def ends_of(records: Iterable[Entry]) -> dict[int, int]:
+    """Each partition's last offset."""
+    return {record.partition: record.offset for record in records}
 
 
 def _copies(events: Iterable[Entry], model: Model) -> Counter[tuple[str, str]]:

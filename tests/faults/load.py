@@ -11,7 +11,7 @@ import random
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -50,10 +50,11 @@ class Events:
         self._again = random.Random(f"{seed}/{share_of}/again")
         self._now_us = now_us
         self._prefix = f"{share_of}-é-"
+        self.repeated_share = _REPEATED_SHARE
         self._given: list[Sent] = []
 
     def next(self) -> Sent:
-        if self._given and self._rng.random() < _REPEATED_SHARE:
+        if self._given and self._rng.random() < self.repeated_share:
             return self._rng.choice(self._given)
         self._given.append(self._new())
         return self._given[-1]
@@ -140,10 +141,13 @@ class KafkaDoor(Door):
     def __init__(self, bootstrap_servers: str, seed: str, now_us: int, rate: float, **settings: Any) -> None:
         super().__init__(rate)
         self.refusals: list[KafkaError] = []
+        self.ends: dict[int, int] = {}
+        """The highest offset that was acknowledged, by partition."""
         self.others: Events | None = None
         """Of another door: some of them are sent through this one too."""
         self._rng = random.Random(f"{seed}/broken")
         self.events = Events(seed, now_us, "kafka")
+        self._all_kinds = sorted(BROKEN)
         self._kinds: Iterator[str] = iter(())
         self._producer = Producer(
             {
@@ -156,6 +160,11 @@ class KafkaDoor(Door):
             }
             | settings
         )
+
+    def mix(self, repeated_share: float, kinds: Sequence[str]) -> None:
+        """How many of the events are repeats, and which kinds of broken records are sent, in turn."""
+        self.events.repeated_share = repeated_share
+        self._all_kinds = sorted(kinds)
 
     def send_some(self, count: int) -> None:
         for _ in range(count):
@@ -185,6 +194,8 @@ class KafkaDoor(Door):
 
     def produce(self, record: Record, partition: int = -1) -> None:
         arguments = {} if partition < 0 else {"partition": partition}
+        if record.timestamp_ms:
+            arguments["timestamp"] = record.timestamp_ms
         self._producer.produce(TOPIC, record.value, record.key, on_delivery=self._note, **arguments)
 
     def finish(self) -> None:
@@ -196,13 +207,16 @@ class KafkaDoor(Door):
         """Every kind in turn, each turn in another order."""
         kind = next(self._kinds, None)
         if kind is None:
-            self._kinds = iter(self._rng.sample(sorted(BROKEN), len(BROKEN)))
+            self._kinds = iter(self._rng.sample(self._all_kinds, len(self._all_kinds)))
             kind = next(self._kinds)
         return kind
 
-    def _note(self, error: KafkaError | None, _: Message) -> None:
+    def _note(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self.refusals.append(error)
+        else:
+            partition = message.partition()
+            self.ends[partition] = max(message.offset(), self.ends.get(partition, -1))
 
 
 class HttpDoor(Door):

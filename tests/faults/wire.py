@@ -35,6 +35,8 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[bytes, bytes | None], ...] = ()
+    timestamp_ms: int = 0
+    """0: now. The broker keeps it only where the topic is timed by its producers."""
 
 
 def record_of(event: Sent) -> Record:
