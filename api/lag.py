@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -43,11 +43,27 @@ class Lag(NamedTuple):
     """By partition, what the group's worker left beside its offset: why it stands there."""
 
 
+class _Look(NamedTuple):
+    """What lies on a partition from an offset on, as it was once read: a log does not change."""
+
+    from_offset: int
+    record: Unread | None
+    """The first record; None: there is none before `to_offset`."""
+    to_offset: int
+
+    def answers(self, offset: int, end: int) -> bool:
+        """Whether it tells the first record at or behind `offset` of a partition that ends before `end`."""
+        if self.record is None:
+            return self.from_offset <= offset and end <= self.to_offset
+        return self.record.append_ms is not None and self.from_offset <= offset <= self.record.offset < end
+
+
 class LagGauge:
     """Measures lags. Calls come one at a time, from one thread.
 
     A partition that ends in transaction markers has offsets that no reader ever gets. So the records themselves are
-    looked for: a lag counts only where there is one, or where an open transaction hides what there is.
+    looked for: a lag counts only where there is one, or where an open transaction hides what there is. What was read once is
+    not read again: a fold that stands does so before the same record, and on a busy machine a read can take seconds.
     """
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
@@ -72,6 +88,7 @@ class LagGauge:
         )
         # A reader of committed records is told that the partition ends where an open transaction begins.
         self._ends = Consumer(settings | {"isolation.level": "read_uncommitted"})
+        self._looks: dict[Place, _Look] = {}
 
     def close(self) -> None:
         self._reader.close()
@@ -112,13 +129,26 @@ class LagGauge:
 
     def _first_unread(self, behind: Mapping[Place, int], ends: Mapping[Place, int]) -> tuple[Unread, ...]:
         """The first record at or behind each offset; partitions without one are left out."""
-        self._reader.assign([TopicPartition(*place, offset) for place, offset in behind.items()])
+        looks = self._looks
+        new = {
+            place: offset
+            for place, offset in behind.items()
+            if place not in looks or not looks[place].answers(offset, ends[place])
+        }
+        if new:
+            self._look(new, ends)
+        return tuple(record for place in behind if (record := looks[place].record) is not None)
+
+    def _look(self, places: Mapping[Place, int], ends: Mapping[Place, int]) -> None:
+        """Read the first record of each. What was read stays known when others take too long: LogUnreachable."""
+        self._reader.assign([TopicPartition(*place, offset) for place, offset in places.items()])
         try:
-            return tuple(self._read_one_each(set(behind), ends))
+            self._read_one_each(places, ends)
         finally:
             self._reader.unassign()
 
-    def _read_one_each(self, awaited: set[Place], ends: Mapping[Place, int]) -> Iterable[Unread]:
+    def _read_one_each(self, places: Mapping[Place, int], ends: Mapping[Place, int]) -> None:
+        awaited = set(places)
         deadline_s = time.monotonic() + _READ_WAIT_S
         while awaited:
             message = self._reader.poll(max(0.0, deadline_s - time.monotonic()))
@@ -131,7 +161,9 @@ class LagGauge:
             if place not in awaited:
                 continue
             awaited.remove(place)
+            record = None
             if error is None:
-                yield Unread(place, offset, message.timestamp()[1])
+                record = Unread(place, offset, message.timestamp()[1])
             elif offset < ends[place]:
-                yield Unread(place, offset, None)
+                record = Unread(place, offset, None)
+            self._looks[place] = _Look(places[place], record, offset)

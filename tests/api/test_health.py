@@ -13,7 +13,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from api.health import Behind, Bounds, Health, Measured, behind, judge, to_health
-from api.lag import Lag, LagGauge, LogUnreachable, Unread
+from api.lag import Lag, LagGauge, LogUnreachable, Unread, _Look
 from observe.health import HealthBoard
 from observe.waiting import Waiting
 from runtime.embedded import ports
@@ -230,6 +230,23 @@ def test_what_an_open_transaction_hides_is_behind_all_the_same(own_kafka: Embedd
     assert gauge.of_offsets({(LEDGER, 3): end}).unread == (Unread((LEDGER, 3), end, None),)
     producer.abort_transaction(10)
     wait_until(lambda: gauge.of_offsets({(LEDGER, 3): end}).unread == (), "nothing is hidden")
+
+
+@pytest.mark.parametrize(
+    ("look", "offset", "end", "answers"),
+    [
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, 1), 8), 5, 9, True, id="where it looked"),
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, 1), 8), 8, 99, True, id="up to the record"),
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, 1), 8), 9, 99, False, id="not behind it"),
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, 1), 8), 4, 99, False, id="not before"),
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, 1), 8), 5, 6, False, id="not of a topic made anew"),
+        pytest.param(_Look(5, None, 8), 6, 8, True, id="nothing, while it does not grow"),
+        pytest.param(_Look(5, None, 8), 6, 9, False, id="nothing, until it grows"),
+        pytest.param(_Look(5, Unread((LEDGER, 0), 8, None), 8), 5, 9, False, id="never of what a transaction hid"),
+    ],
+)
+def test_what_was_read_once_is_read_again_when_it_may_differ(look: _Look, offset: int, end: int, answers: bool) -> None:
+    assert look.answers(offset, end) is answers
 
 
 def test_a_broker_that_is_away_is_said() -> None:
