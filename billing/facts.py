@@ -90,11 +90,12 @@ class EventCounted(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class EventDuplicate(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The same event was seen before, at `first_offset` of this partition."""
+    """The same event was seen before, by the record at `first_offset` of this partition."""
 
     account: str
     event_id: str
     first_offset: int
+    """As an ordinal: in a log's first incarnation the offset (`billing.records.Position.ordinal`)."""
 
 
 class EventRejected(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -147,7 +148,7 @@ class TotalClosed(msgspec.Struct, frozen=True, array_like=True, tag=7):
     digest: bytes
     """Sum mod 2^128 of the events' digests, 16 bytes, little-endian."""
     version_offset: int
-    """Offset of the last record that was counted in it."""
+    """Of the last record that was counted in it, as an ordinal."""
 
 
 class StripeHourClosed(msgspec.Struct, frozen=True, array_like=True, tag=8):

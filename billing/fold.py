@@ -9,6 +9,8 @@ behaviour versions.
 
 from typing import assert_never
 
+import msgspec
+
 from billing.accounts.types import parse_account
 from billing.catalog.types import Catalog
 from billing.errors import InvalidField, NoGenesis
@@ -54,7 +56,7 @@ from billing.records import Command, Genesis, Logged, Position, Tick, Unreadable
 from billing.routing import partition_of
 from billing.state import PairsKey, PartitionRow, State, StripeHourKey, TotalKey
 
-__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "decide", "evolve", "is_due"]
+__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "continues", "decide", "evolve", "is_due"]
 
 DUE_PER_TICK_MAX = 500
 """What one tick closes at most, so that a day's end does not hold up the events behind it."""
@@ -66,7 +68,7 @@ def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -
     """What the record causes: at least one fact. Raises NoGenesis where the partition belongs to nobody yet."""
     record = logged.record
     if isinstance(record, Genesis):
-        return [_decide_genesis(state, record)]
+        return [_decide_genesis(state, record, position)]
     if state.partition is None:
         message = (
             f"partition {position.partition} begins without a genesis; make its topics with: meterlog topics create"
@@ -94,20 +96,18 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
     """Apply one fact of the record at `position` to the state."""
     match fact:
         case EventCounted():
-            evolve_counted(state, catalog, fact, position.offset, log_ms)
+            evolve_counted(state, catalog, fact, position.ordinal, log_ms)
         case AccountOpened():
-            evolve_opened(state, fact, position.offset, log_ms)
+            evolve_opened(state, fact, position.ordinal, log_ms)
         case EventRejected():
-            evolve_rejected(state, fact, position.offset, log_ms)
+            evolve_rejected(state, fact, position.ordinal, log_ms)
         case TotalClosed():
             state.totals.drop(_total_key(fact))
         case StripeHourClosed():
             key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, fact.stripe_event_name)
             state.stripe_hours.drop(key)
         case GenesisApplied():
-            state.partition = PartitionRow(
-                fact.deployment_id, fact.incarnation, fact.partition_count, fact.operator_public_key
-            )
+            _evolve_genesis(state, fact)
         case Ticked():
             _drop_pairs(state, log_ms)
         case OrderHonoured():
@@ -141,10 +141,32 @@ def is_due(state: State, now_ms: int) -> bool:
     )
 
 
-def _decide_genesis(state: State, record: Genesis) -> Fact:
-    if state.partition is not None:
-        return GenesisRefused(f"the partition already belongs to deployment {state.partition.deployment_id}")
+def continues(row: PartitionRow, record: Genesis) -> bool:
+    """Whether a log that begins with this genesis is the partition's next incarnation.
+
+    Whoever may append to a log could append a genesis too: it says so only where a log begins, which its first record's
+    position tells (`_decide_genesis`), and whoever takes a partition over sees to it that it does.
+    """
+    return record.incarnation == row.incarnation + 1 and (
+        (record.deployment_id, record.partition_count, record.operator_public_key)
+        == (row.deployment_id, row.partition_count, row.operator_public_key)
+    )
+
+
+def _decide_genesis(state: State, record: Genesis, position: Position) -> Fact:
+    row = state.partition
+    if row is not None and not (position.incarnation > row.incarnation and continues(row, record)):
+        return GenesisRefused(f"the partition already belongs to deployment {row.deployment_id}")
     return GenesisApplied(record.deployment_id, record.incarnation, record.partition_count, record.operator_public_key)
+
+
+def _evolve_genesis(state: State, fact: GenesisApplied) -> None:
+    """What orders said of offsets goes with the log that those were of; what they said of accounts and rules stays."""
+    before = state.partition
+    row = PartitionRow(fact.deployment_id, fact.incarnation, fact.partition_count, fact.operator_public_key)
+    state.partition = (
+        row if before is None else msgspec.structs.replace(row, behaviour_version=before.behaviour_version)
+    )
 
 
 def _decide_usage(state: State, catalog: Catalog, event: UsageEvent, logged: Logged, position: Position) -> list[Fact]:

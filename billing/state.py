@@ -74,7 +74,7 @@ class Account(msgspec.Struct, frozen=True):
     counters: dict[str, Counter]
     """By meter. A period's first event replaces its predecessor's counter."""
     applied_offset: int
-    """The last record that changed this row."""
+    """The last record that changed this row, as an ordinal, like every offset in these rows."""
 
 
 class SeenKey(NamedTuple):

@@ -131,10 +131,12 @@ def audit_partition(
     log: Iterable[LogRecord],
     ledger: Iterable[LogRecord],
     held: Range,
+    incarnation: int = 1,
 ) -> None:
     """Add one partition: the records of its log in `held`, and its ledger up to the same place.
 
-    Records that retention has taken from the log stand in the ledger as they were, and are accepted by its word. The
+    `incarnation` is the log's. Records that retention has taken from it, and those of a log before it, stand in the ledger
+    as they were, and are accepted by its word. The
     state that the records are decided against again is kept in memory: some 500 bytes for each event of the past 35 days.
     """
     line = PartitionAudit(partition)
@@ -143,18 +145,19 @@ def audit_partition(
     record = next(records, None)
     for told in whole_records(ledger):
         offset = told.position.offset
-        if offset >= held.end:
+        is_of_old_log = told.position.incarnation < incarnation
+        if not is_of_old_log and offset >= held.end:
             break  # it came after the audit began
-        while record is not None and record.offset < offset:
+        while record is not None and not is_of_old_log and record.offset < offset:
             _count_record(line, record.value)
             line.without_fact.append(record.offset)
             record = next(records, None)
-        if record is not None and record.offset == offset:
+        if record is not None and not is_of_old_log and record.offset == offset:
             if (record.key, record.value, record.append_ms) != _as_logged(told):
                 line.altered.append(offset)
             _count_record(line, record.value)
             record = next(records, None)
-        elif offset < held.start:
+        elif is_of_old_log or offset < held.start:
             _count_record(line, told.source.value)
         else:
             line.without_record.append(offset)

@@ -15,6 +15,7 @@ from billing.errors import UnknownBehaviour
 from billing.quantities import plain
 from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
 from runtime.errors import CommandError
+from runtime.ledger_log import incarnation_of
 from runtime.logs import Range, partitions_of, range_of, read
 from runtime.settings import Settings
 from runtime.stripe_books import accepted_usage, covered_from_hour, name_window, reported_usage, untold_totals
@@ -28,7 +29,10 @@ _KAFKA_TIMEOUT_S = 15.0
 _EVENTS_IN_CLICKHOUSE = """
     SELECT concat(org, '/', customer_id) AS account, meter, sum(quantity)
     FROM meterlog.events
-    WHERE offset < transform(partition, {partitions:Array(UInt32)}, {ends:Array(UInt64)}, 0)
+    WHERE (incarnation, offset) < (
+        transform(partition, {partitions:Array(UInt32)}, {incarnations:Array(UInt64)}, 0),
+        transform(partition, {partitions:Array(UInt32)}, {ends:Array(UInt64)}, 0)
+    )
     GROUP BY account, meter
 """
 _TOTALS_IN_CLICKHOUSE = """
@@ -46,8 +50,9 @@ def run_audit(settings: Settings, wait_s: float) -> Audit:
     while True:
         ranges = _ranges(settings)
         _wait_for_fold(settings, ranges, deadline_s)
-        audit = _audit_logs(settings, ranges)
-        _compare_books(settings, audit, ranges, deadline_s)
+        incarnations = [incarnation_of(settings.bootstrap_servers, partition) for partition in range(len(ranges))]
+        audit = _audit_logs(settings, ranges, incarnations)
+        _compare_books(settings, audit, ranges, incarnations, deadline_s)
         if audit.holds or time.monotonic() >= deadline_s or _ranges(settings) == ranges:
             return audit
 
@@ -102,28 +107,30 @@ def _is_behind(settings: Settings, committed: TopicPartition, held: Range) -> bo
         return next(records, None) is not None
 
 
-def _audit_logs(settings: Settings, ranges: list[Range]) -> Audit:
+def _audit_logs(settings: Settings, ranges: list[Range], incarnations: list[int]) -> Audit:
     audit = Audit()
     servers = settings.bootstrap_servers
     for partition, held in enumerate(ranges):
         log = read(servers, USAGE_EVENTS, partition, held.start, held.end)
         ledger = read(servers, LEDGER, partition)
         try:
-            audit_partition(audit, BUILTIN_CATALOG, partition, log, ledger, held)
+            audit_partition(audit, BUILTIN_CATALOG, partition, log, ledger, held, incarnations[partition])
         except UnknownBehaviour as exc:
             message = f"usage-events/{partition}: {exc}; run the audit with the release that the workers run"
             raise CommandError(message) from exc
     return audit
 
 
-def _compare_books(settings: Settings, audit: Audit, ranges: list[Range], deadline_s: float) -> None:
+def _compare_books(
+    settings: Settings, audit: Audit, ranges: list[Range], incarnations: list[int], deadline_s: float
+) -> None:
     """Each book against the ledger; one that is behind is asked again until the deadline.
 
     Raw events are compared at the place where the audit ends. The other books are totals of all that was ever counted:
     there, customers with events after that place are left out.
     """
     usage = {key: used.quantity_nano for key, used in audit.usage.items()}
-    cut = {"partitions": list(range(len(ranges))), "ends": [held.end for held in ranges]}
+    cut = {"partitions": list(range(len(ranges))), "ends": [held.end for held in ranges], "incarnations": incarnations}
     with closing(clickhouse_client(settings)) as client:
 
         def events() -> dict[UsageKey, int]:

@@ -4,12 +4,22 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Final, NamedTuple
 
-from billing.records import Position
-from runtime.logs import LogRecord, offset_at, read
-from schemas.ledger import LedgerReader, SourceRecord, part_number
-from schemas.topics import LEDGER
+from billing.records import Genesis, Position
+from runtime.logs import LogRecord, offset_at, range_of, read
+from schemas.codec import decode_record
+from schemas.ledger import LedgerReader, SourceRecord, part_number, position_in
+from schemas.topics import LEDGER, USAGE_EVENTS
 
-__all__ = ["LedgerRecord", "find_record", "raw_records", "source_records", "source_records_since", "whole_records"]
+__all__ = [
+    "LedgerRecord",
+    "find_record",
+    "incarnation_of",
+    "last_value",
+    "raw_records",
+    "source_records",
+    "source_records_since",
+    "whole_records",
+]
 
 _SLACK_MS: Final = 60 * 60_000
 """Facts are appended after their record; brokers' clocks may differ."""
@@ -73,6 +83,32 @@ def source_records_since(
     start = offset_at(bootstrap_servers, LEDGER, partition, since_ms)
     if start is not None:
         yield from source_records(bootstrap_servers, partition, start, end)
+
+
+def incarnation_of(bootstrap_servers: str, partition: int) -> int:
+    """Of the log as it is now: its genesis says so, or, where retention has taken that, the last of its facts."""
+    with closing(read(bootstrap_servers, USAGE_EVENTS, partition)) as records:
+        first = next(records, None)
+    genesis = None if first is None else decode_record(first.value)
+    if isinstance(genesis, Genesis):
+        return genesis.incarnation
+    value = last_value(bootstrap_servers, partition)
+    return 1 if value is None else position_in(value).incarnation
+
+
+def last_value(bootstrap_servers: str, partition: int) -> bytes | None:
+    """The last committed record of the partition's ledger: behind it lie only markers, and what was aborted."""
+    held = range_of(bootstrap_servers, LEDGER, partition)
+    back = 64
+    while True:
+        start = max(held.end - back, held.start)
+        value = None
+        with closing(read(bootstrap_servers, LEDGER, partition, start, held.end)) as records:
+            for record in records:
+                value = record.value
+        if value is not None or start == held.start:
+            return value
+        back *= 16
 
 
 def find_record(bootstrap_servers: str, position: Position, append_ms: int) -> SourceRecord | None:

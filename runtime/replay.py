@@ -131,10 +131,10 @@ def _total(refold: Refold, position: Position, key: bytes) -> bytes | None:
     if key.startswith(TOTALS.prefix):
         total_key = TOTALS.decode_key(key)
         total = state.totals.get(total_key)
-        return None if total is None else encode_total(position.incarnation, position.partition, total_key, total)
+        return None if total is None else encode_total(position.partition, total_key, total)
     hour_key = STRIPE_HOURS.decode_key(key)
     hour = state.stripe_hours.get(hour_key)
-    return None if hour is None else encode_stripe_hour(position.incarnation, position.partition, hour_key, hour)
+    return None if hour is None else encode_stripe_hour(position.partition, hour_key, hour)
 
 
 def _left(refold: Refold, done: PartitionReplay, totals: TotalsBook) -> Iterator[Difference]:

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 from billing.facts import GenesisApplied
 from billing.records import Genesis
 from runtime.errors import CommandError, TopicsDiffer
-from runtime.ledger_log import whole_records
-from runtime.logs import Range, explained, range_of, read
+from runtime.ledger_log import last_value, whole_records
+from runtime.logs import explained, range_of, read
 from schemas.codec import encode
 from schemas.ledger import position_in
 from schemas.topics import LEDGER, TOPICS, USAGE_EVENTS, Topic
@@ -160,21 +160,7 @@ def _folded(bootstrap_servers: str, partition: int) -> tuple[GenesisApplied, int
             "genesis; restore the ledger whole, or use another cluster"
         )
         raise CommandError(message)
-    return fact, position_in(_last_value(bootstrap_servers, partition, held) or first.value).incarnation
-
-
-def _last_value(bootstrap_servers: str, partition: int, held: Range) -> bytes | None:
-    """The partition's last committed record: behind it lie only markers, and what was aborted."""
-    back = 64
-    while True:
-        start = max(held.end - back, held.start)
-        value = None
-        with closing(read(bootstrap_servers, LEDGER, partition, start, held.end)) as records:
-            for record in records:
-                value = record.value
-        if value is not None or start == held.start:
-            return value
-        back *= 16
+    return fact, position_in(last_value(bootstrap_servers, partition) or first.value).incarnation
 
 
 def _write_genesis(bootstrap_servers: str, partitions: int, operator_public_key: bytes) -> None:

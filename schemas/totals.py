@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from billing.quantities import plain
+from billing.records import from_ordinal
 from billing.state import StripeHour, StripeHourKey, Total, TotalKey
 
 __all__ = ["HourTotal", "StripeHourTotal", "decode_total", "encode_stripe_hour", "encode_total", "version_number"]
@@ -58,13 +59,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(HourTotal | StripeHourTotal).decode
 
 
-def encode_total(incarnation: int, partition: int, key: TotalKey, row: Total) -> bytes:
+def encode_total(partition: int, key: TotalKey, row: Total) -> bytes:
+    incarnation, version_offset = from_ordinal(row.version_offset)
     return _encode(
         HourTotal(
             version=_VERSION,
             incarnation=incarnation,
             partition=partition,
-            version_offset=row.version_offset,
+            version_offset=version_offset,
             account=key.account,
             billing_start_s=key.billing_start_s,
             meter=key.meter,
@@ -79,13 +81,14 @@ def encode_total(incarnation: int, partition: int, key: TotalKey, row: Total) ->
     )
 
 
-def encode_stripe_hour(incarnation: int, partition: int, key: StripeHourKey, row: StripeHour) -> bytes:
+def encode_stripe_hour(partition: int, key: StripeHourKey, row: StripeHour) -> bytes:
+    incarnation, version_offset = from_ordinal(row.version_offset)
     return _encode(
         StripeHourTotal(
             version=_VERSION,
             incarnation=incarnation,
             partition=partition,
-            version_offset=row.version_offset,
+            version_offset=version_offset,
             account=key.account,
             stripe_customer=key.stripe_customer,
             stripe_event_name=key.stripe_event_name,

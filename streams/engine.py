@@ -145,15 +145,18 @@ class Engine:
         ledgers = {number: TopicPartition(topics.ledger, number) for number in folds}
         ranges = await reader.ranges([*sources.values(), *ledgers.values()])
         offsets = await group_offsets(list(sources.values()))
-        return {
-            number: Witnesses(
-                source=ranges[sources[number]],
+        found = {}
+        for number, fold in folds.items():
+            source = ranges[sources[number]]
+            last = await _record_at(reader, sources[number], source, fold.last)
+            found[number] = Witnesses(
+                source=source,
                 ledger_has_facts=await _has_records(reader, ledgers[number], ranges[ledgers[number]]),
                 group_offset=offsets[sources[number]],
-                last=await _record_at(reader, sources[number], ranges[sources[number]], fold.last),
+                last=last,
+                is_anew=last != fold.last and await _is_anew(reader, sources[number], source, fold),
             )
-            for number, fold in folds.items()
-        }
+        return found
 
     # Folding
 
@@ -273,3 +276,12 @@ async def _record_at(reader: Reader, tp: TopicPartition, held: LogRange, last: L
                 if record.offset == last.offset:
                     return LastRecord(record.offset, record_digest(record))
     return None
+
+
+async def _is_anew(reader: Reader, tp: TopicPartition, held: LogRange, fold: PartitionFold) -> bool:
+    """Whether the log was made anew. Asked where the record folded last is not there: elsewhere it costs a fetch."""
+    async with aclosing(reader.read({tp: held})) as pages:
+        async for page in pages:
+            if page.records:
+                return fold.begin_anew(page.records[0])
+    return False

@@ -146,6 +146,12 @@ class PartitionFold(Protocol):
     def stop(self) -> Stop | None:
         """Set while the fold stands before the record at `next_offset`."""
 
+    def begin_anew(self, first: Record) -> bool:
+        """Whether a log that begins with this record goes on where the one folded so far ended, its topic made anew.
+
+        True: `next_offset` is that record's from here on, and where the fold stood in the old log is forgotten.
+        """
+
     def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
         """Decide `records` (offsets ascending, none twice, the first at or behind next_offset), up to one that stops it.
 

@@ -26,6 +26,12 @@ def record_digest(record: Record) -> bytes:
     return digest.digest()[:_DIGEST_BYTES]
 
 
+_WHAT_TO_DO: Final = (
+    "bring the log back as it was; or delete usage-events and make it anew with `meterlog topics create`, which continues the "
+    "ledger: what was on the log and is not in the ledger must then be sent again"
+)
+
+
 class Witnesses(NamedTuple):
     """What is compared with the position row of one partition."""
 
@@ -35,6 +41,8 @@ class Witnesses(NamedTuple):
     """Committed by the group, for lag tools; None: never."""
     last: LastRecord | None = None
     """What the log has at the offset of the record folded last; None where it holds no record there (any more)."""
+    is_anew: bool = False
+    """The log was made anew, and goes on where the one ended that the position row is of."""
 
 
 def start_offset(partition: int, fold: PartitionFold, witnesses: Witnesses) -> int:
@@ -52,16 +60,27 @@ def start_offset(partition: int, fold: PartitionFold, witnesses: Witnesses) -> i
 
 
 def _contradiction(position: int | None, last: LastRecord | None, witnesses: Witnesses) -> str | None:
-    source, ledger_has_facts, group_offset, found = witnesses
+    source, ledger_has_facts, group_offset, found, is_anew = witnesses
     if position is None and ledger_has_facts:
         return "there is no position row, but the ledger has facts: the changelogs lost their rows"
-    if position is not None and position > source.end:
-        return f"position {position} lies beyond the log's end {source.end}: another log, or one that was cut"
-    if position is not None and position < source.start:
-        return f"position {position} lies before the log's start {source.start}: records went that were never folded"
-    if last is not None and last.offset >= source.start and found != last:
-        return f"the record at {last.offset} is not the one that was folded last: another log, or one that was cut"
+    if position is not None and not is_anew:
+        contradiction = _log_contradiction(position, last, source, found)
+        if contradiction is not None:
+            return f"{contradiction}; {_WHAT_TO_DO}"
     start = source.start if position is None else position
     if group_offset is not None and group_offset > start:
         return f"the group committed {group_offset}, the position row says {start}: rows are lost"
+    return None
+
+
+def _log_contradiction(
+    position: int, last: LastRecord | None, source: LogRange, found: LastRecord | None
+) -> str | None:
+    """Why this is not the log that the position row is of."""
+    if position > source.end:
+        return f"position {position} lies beyond the log's end {source.end}: another log, or one that was cut"
+    if position < source.start:
+        return f"position {position} lies before the log's start {source.start}: records went that were never folded"
+    if last is not None and last.offset >= source.start and found != last:
+        return f"the record at {last.offset} is not the one that was folded last: another log, or one that was cut"
     return None

@@ -19,6 +19,7 @@ from billing.facts import (
     StripeHourClosed,
     TotalClosed,
 )
+from billing.fold import continues
 from billing.orders.fold import Heard, lets_through, settles_time, stands_still
 from billing.quantities import nano_of
 from billing.records import Command, Genesis, Position, UsageEvent
@@ -93,6 +94,8 @@ class UsagePartition:
         self._last_record: Record | None = None
         """The record folded last, where this life of the fold has folded any."""
         self.next_offset: int | None = position.next_offset if position else None
+        self._genesis_offset: int | None = None
+        """Where the log begins that was made anew, until its genesis is folded."""
         self._parked = position.parked if position else None
         self._heard: Heard | None = None
         """The order that lets the next record through."""
@@ -110,6 +113,15 @@ class UsagePartition:
     def log_ms(self) -> int:
         """Log time; 0 before the first record."""
         return self._state.log_ms
+
+    def begin_anew(self, first: Record) -> bool:
+        """A log that begins with the genesis of the next incarnation; what the old one was parked at is gone with it."""
+        genesis, row = decode_record(first.value), self._state.partition
+        if row is None or not isinstance(genesis, Genesis) or not continues(row, genesis):
+            return False
+        self._genesis_offset = self.next_offset = first.offset
+        self.stop = self._parked = None
+        return True
 
     def fold(self, records: Sequence[Record], now_ms: int) -> Sequence[Answer]:
         """Decide the records in their order, up to one before which the fold must stand.
@@ -153,7 +165,8 @@ class UsagePartition:
         if not isinstance(command, Command) or record.value is None:
             return False
         heard = Heard(command, record.key, record.value, record.offset)
-        position = Position(partition_row.incarnation, self._partition, stop.offset)
+        is_anew = stop.offset == self._genesis_offset
+        position = Position(partition_row.incarnation + is_anew, self._partition, stop.offset)
         if not lets_through(self._state, heard, position):
             return False
         if stop.kind is StopKind.AHEAD and not settles_time(heard):
@@ -221,7 +234,7 @@ class UsagePartition:
 
     def _fold_one(self, record: Record, value: LogRecord, epoch: Epoch) -> None:
         """Decide one record: its facts change the state, and go to the ledger with the record as it was. Raises Stands."""
-        position = Position(self._incarnation(value), self._partition, record.offset)
+        position = Position(self._incarnation(record, value), self._partition, record.offset)
         facts = step(
             self._state,
             self._behaviours,
@@ -241,6 +254,7 @@ class UsagePartition:
         self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
         self.next_offset = record.offset + 1
         self._heard = self._parked = None
+        self._genesis_offset = None
 
     def _put_out(self, facts: Sequence[Fact], record: Record, position: Position, epoch: Epoch) -> None:
         """What the record's facts send. Of one that crashes here only closed totals may stay, which say what the rows say."""
@@ -255,10 +269,11 @@ class UsagePartition:
         epoch.ledger += entries
         epoch.dead_letters += letters
 
-    def _incarnation(self, value: LogRecord) -> int:
-        if self._state.partition is not None:
-            return self._state.partition.incarnation
-        return value.incarnation if isinstance(value, Genesis) else 0
+    def _incarnation(self, record: Record, value: LogRecord) -> int:
+        row = self._state.partition
+        if isinstance(value, Genesis) and (row is None or record.offset == self._genesis_offset):
+            return value.incarnation
+        return 0 if row is None else row.incarnation
 
     def _publish(
         self,
@@ -276,10 +291,10 @@ class UsagePartition:
                 letters.append(_dead_letter(fact.reason, None, fact.message, record, position))
             case TotalClosed():
                 key, row = _closed_total(fact)
-                totals[TOTALS.encode_key(key)] = encode_total(position.incarnation, position.partition, key, row)
+                totals[TOTALS.encode_key(key)] = encode_total(position.partition, key, row)
             case StripeHourClosed():
                 hour_key, hour = _closed_stripe_hour(fact)
-                data = encode_stripe_hour(position.incarnation, position.partition, hour_key, hour)
+                data = encode_stripe_hour(position.partition, hour_key, hour)
                 totals[STRIPE_HOURS.encode_key(hour_key)] = data
             case _:
                 pass
@@ -304,13 +319,13 @@ class UsagePartition:
         """Each row that the epoch changed and left open, once."""
         if self._state.partition is None:
             return
-        incarnation, partition = self._state.partition.incarnation, self._partition
+        partition = self._partition
         for key, row in self._state.totals.changed.items():
             if row is not None:
-                epoch.totals[self._state.totals.encoded(key)] = encode_total(incarnation, partition, key, row)
+                epoch.totals[self._state.totals.encoded(key)] = encode_total(partition, key, row)
         for hour_key, hour in self._state.stripe_hours.changed.items():
             if hour is not None:
-                data = encode_stripe_hour(incarnation, partition, hour_key, hour)
+                data = encode_stripe_hour(partition, hour_key, hour)
                 epoch.totals[self._state.stripe_hours.encoded(hour_key)] = data
 
     def _position_row(self, next_offset: int) -> bytes:

@@ -18,7 +18,7 @@ from billing.metering.digest import DIGEST_MODULUS, entry_digest, payload_digest
 from billing.metering.rules import PAIRS_PER_DAY_MAX, SEEN_MS, check_fields, check_time, measured
 from billing.periods import DAY_S, HOUR_S, period_at
 from billing.quantities import nano_of, plain
-from billing.records import Status, UsageEvent
+from billing.records import Status, UsageEvent, from_ordinal
 from billing.state import (
     Account,
     Counter,
@@ -90,16 +90,16 @@ def decide_counting(
     return [fact for fact in (opened, counted, capped) if fact is not None]
 
 
-def evolve_opened(state: State, fact: AccountOpened, offset: int, log_ms: int) -> None:
-    state.accounts.put(fact.account, Account(fact.plan, log_ms, fact.stripe_customer, {}, offset))
+def evolve_opened(state: State, fact: AccountOpened, ordinal: int, log_ms: int) -> None:
+    state.accounts.put(fact.account, Account(fact.plan, log_ms, fact.stripe_customer, {}, ordinal))
 
 
-def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, offset: int, log_ms: int) -> None:
+def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, ordinal: int, log_ms: int) -> None:
     """The id is remembered; counters, hour totals and what Stripe is told grow by the fact's entries."""
-    state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, offset, fact.payload_digest))
+    state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, ordinal, fact.payload_digest))
     account = state.accounts.get(fact.account)
     assert account is not None, f"{fact.account} was opened by its first event"
-    if account.applied_offset > offset:
+    if account.applied_offset > ordinal:
         message = f"{fact.account} already reflects offset {account.applied_offset}"
         raise RowsContradict(message)
     quota_start_s = period_at(catalog.plans[account.plan].quota_period, fact.occurred_at_us // 1_000_000).start_s
@@ -107,20 +107,20 @@ def evolve_counted(state: State, catalog: Catalog, fact: EventCounted, offset: i
     for entry in fact.entries:
         nano = nano_of(entry.quantity)
         counters[entry.meter] = _counter(counters.get(entry.meter), quota_start_s, nano)
-        _add_to_total(state, fact, entry, nano, offset)
+        _add_to_total(state, fact, entry, nano, ordinal)
         if entry.stripe_event_name is not None:
-            _add_to_stripe_hour(state, fact, entry.stripe_event_name, nano, offset)
-    row = Account(account.plan, account.opened_at_ms, account.stripe_customer, counters, offset)
+            _add_to_stripe_hour(state, fact, entry.stripe_event_name, nano, ordinal)
+    row = Account(account.plan, account.opened_at_ms, account.stripe_customer, counters, ordinal)
     state.accounts.put(fact.account, row)
     _add_pair(state, PairsKey(fact.booking_day, fact.account), (fact.feature, fact.model))
 
 
-def evolve_rejected(state: State, fact: EventRejected, offset: int, log_ms: int) -> None:
+def evolve_rejected(state: State, fact: EventRejected, ordinal: int, log_ms: int) -> None:
     """A refused event whose id is kept is met again as a duplicate; any other leaves nothing behind."""
     if fact.payload_digest is not None:
         assert fact.account is not None, "a kept id belongs to an account"
         assert fact.event_id is not None, "a kept id is an id"
-        state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, offset, fact.payload_digest))
+        state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, ordinal, fact.payload_digest))
 
 
 def met_before(
@@ -133,7 +133,7 @@ def met_before(
     if seen.payload_digest == digest:
         return EventDuplicate(account, event.event_id, seen.first_offset)
     message = (
-        f"the id was already used at offset {seen.first_offset} with other content; give each event an id of its own"
+        f"the id was already used at {_named(seen.first_offset)} with other content; give each event an id of its own"
     )
     return _rejected(Reason.ID_CONFLICT, message, account, event, field="event_id")
 
@@ -226,28 +226,34 @@ def _counter(counter: Counter | None, period_start_s: int, nano: int) -> Counter
     return Counter(period_start_s, counter.used_nano + nano)
 
 
-def _add_to_total(state: State, fact: EventCounted, entry: Entry, nano: int, offset: int) -> None:
+def _add_to_total(state: State, fact: EventCounted, entry: Entry, nano: int, ordinal: int) -> None:
     key = TotalKey(
         fact.booking_day, fact.account, fact.billing_start_s, entry.meter, fact.feature, fact.model, fact.hour
     )
     digest = entry_digest(fact.event_id, entry.meter, entry.quantity, fact.occurred_at_us)
     total = state.totals.get(key)
     if total is None:
-        state.totals.put(key, Total(nano, 1, digest, offset))
+        state.totals.put(key, Total(nano, 1, digest, ordinal))
         return
-    if total.version_offset >= offset:
-        message = f"the total {key} already reflects offset {total.version_offset}"
+    if total.version_offset >= ordinal:
+        message = f"the total {key} already reflects {_named(total.version_offset)}"
         raise RowsContradict(message)
     state.totals.put(
         key,
-        Total(total.quantity_nano + nano, total.event_count + 1, (total.digest + digest) % DIGEST_MODULUS, offset),
+        Total(total.quantity_nano + nano, total.event_count + 1, (total.digest + digest) % DIGEST_MODULUS, ordinal),
     )
 
 
-def _add_to_stripe_hour(state: State, fact: EventCounted, stripe_event_name: str, nano: int, offset: int) -> None:
+def _add_to_stripe_hour(state: State, fact: EventCounted, stripe_event_name: str, nano: int, ordinal: int) -> None:
     key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, stripe_event_name)
     row = state.stripe_hours.get(key)
-    state.stripe_hours.put(key, StripeHour((row.quantity_nano if row else 0) + nano, offset))
+    state.stripe_hours.put(key, StripeHour((row.quantity_nano if row else 0) + nano, ordinal))
+
+
+def _named(ordinal: int) -> str:
+    """A record of the partition, for people."""
+    incarnation, offset = from_ordinal(ordinal)
+    return f"offset {offset}" if incarnation == 1 else f"offset {offset} of incarnation {incarnation}"
 
 
 def _rejected(reason: Reason, message: str, account: str, event: UsageEvent, *, field: str) -> EventRejected:

@@ -7,7 +7,7 @@ from billing.facts import EventCounted, EventDuplicate, EventRejected, LateAppro
 from billing.periods import HOUR_S
 from billing.quantities import nano_of
 from billing.records import Position as SourcePosition
-from billing.records import UsageEvent
+from billing.records import UsageEvent, from_ordinal
 from schemas.codec import decode_record
 from schemas.ledger import SourceRecord
 from schemas.totals import HourTotal, version_number
@@ -77,7 +77,7 @@ def from_source_record(record: SourceRecord) -> Iterator[tuple[Table, Row]]:
             case EventRejected():
                 yield REJECTED, _rejected_row(fact, record)
             case TotalClosed():
-                yield HOURLY, _closed_row(fact, record.position)
+                yield HOURLY, _closed_row(fact)
             case _:
                 pass
 
@@ -159,7 +159,7 @@ def _rejected_row(fact: EventRejected, record: SourceRecord) -> Row:
     )
 
 
-def _closed_row(fact: TotalClosed, position: SourcePosition) -> HourlyRow:
+def _closed_row(fact: TotalClosed) -> HourlyRow:
     """The total's last value: the one it had on `usage-totals`, for whoever comes after those were deleted."""
     org, customer_id = _split(fact.account)
     return HourlyRow(
@@ -174,7 +174,7 @@ def _closed_row(fact: TotalClosed, position: SourcePosition) -> HourlyRow:
         nano_of(fact.quantity),
         fact.event_count,
         fact.digest,
-        version_number(position.incarnation, fact.version_offset),
+        version_number(*from_ordinal(fact.version_offset)),
     )
 
 

@@ -63,6 +63,9 @@ class CountingFold:
         self.folded = []
         return Epoch([], {}, [], {"accounts": {b"position": b""}}, self.next_offset or 0)
 
+    def begin_anew(self, first: Record) -> bool:
+        return False
+
     def hear(self, record: Record) -> bool:
         """An order names the record that it lets through."""
         if self.stop is None or record.value != b"%d" % self.stop.offset:

@@ -32,6 +32,9 @@ class At:
     def take(self) -> Epoch:
         raise NotImplementedError
 
+    def begin_anew(self, first: Record) -> bool:
+        return False
+
     def hear(self, record: Record) -> bool:
         raise NotImplementedError
 
@@ -78,6 +81,12 @@ def test_refused(position: int | None, witnesses: Witnesses, says: str) -> None:
 )
 def test_the_record_folded_last_is_still_that_one(log: LogRange, found: LastRecord | None) -> None:
     assert start_offset(3, At(30, LAST), Witnesses(log, True, 30, found)) == 30
+
+
+def test_a_log_that_was_made_anew_is_folded_from_its_start() -> None:
+    assert start_offset(3, At(10, LAST), Witnesses(LogRange(10, 12), True, None, None, is_anew=True)) == 10
+    with pytest.raises(PositionUnfit, match="rows are lost"):
+        start_offset(3, At(10, LAST), Witnesses(LogRange(10, 12), True, 11, None, is_anew=True))
 
 
 @pytest.mark.parametrize(

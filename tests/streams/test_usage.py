@@ -2,19 +2,25 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import msgspec
 import pytest
 
 from billing.catalog.builtin import BUILTIN_CATALOG, LLM_CALL
 from billing.errors import NoGenesis
+from billing.facts import EventCounted, EventDuplicate, GenesisRefused
 from billing.fold import decide, evolve
 from billing.records import Genesis, Logged, Position, Record, Tick, UsageEvent
 from billing.state import MemoryState
+from runtime.ledger_log import raw_records, whole_records
+from runtime.logs import LogRecord
+from runtime.replay import TotalsBook, replay_partition
 from schemas.codec import decode, decode_record, encode
 from schemas.ledger import LedgerReader
 from schemas.totals import HourTotal, decode_total
-from streams.port import Epoch
+from streams.port import Epoch, PartitionFold, Stop
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
 
@@ -156,3 +162,102 @@ def test_a_partition_without_a_genesis_is_refused() -> None:
     key, value = event(1, "c", START_MS)
     with pytest.raises(NoGenesis, match="meterlog topics create"):
         fold_all([OnLog(0, key, value, START_MS)], MemoryStore())
+
+
+# A log that was made anew
+
+
+def anew(log: Sequence[OnLog], genesis: Genesis, now_ms: int) -> list[OnLog]:
+    """Its events again, from offset 0 on, behind another genesis."""
+    return [OnLog(0, None, encode(genesis), now_ms), *(replace(r, timestamp=now_ms) for r in log[1:])]
+
+
+def next_genesis(**fields: Any) -> Genesis:
+    return msgspec.structs.replace(GENESIS, **{"incarnation": 2, **fields})
+
+
+def test_a_log_that_was_made_anew_goes_on_with_the_old_ids_and_totals() -> None:
+    """The same records at the same offsets, but for their incarnation: everything that counted is a duplicate now."""
+    log = history(random.Random(3))[:120]
+    ledger, totals, store = run(log, [])
+    new_log = anew(log, next_genesis(), log[-1].timestamp)
+    key, value = event(9_999, "c-1", log[-1].timestamp)
+    new_log.append(OnLog(new_log[-1].offset + 1, key, value, log[-1].timestamp))
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    assert fold.begin_anew(new_log[0])
+    assert fold.next_offset == 0
+    fold.fold(new_log[:50], now_ms=log[-1].timestamp)
+    store.apply(epoch := fold.take())
+    ledger += [value for _, value in epoch.ledger]
+    epoch = fold_all(new_log[50:], store)  # another life of the fold
+    ledger += [value for _, value in epoch.ledger]
+    totals |= epoch.totals
+
+    told = list(whole_records([LogRecord(n, None, value, 0) for n, value in enumerate(ledger)]))
+    records = [record for record in told if record.position.incarnation == 2]
+    assert [record.position.offset for record in records] == [r.offset for r in new_log]
+    outcomes = [fact for record in records for fact in record.facts if isinstance(fact, (EventCounted, EventDuplicate))]
+    assert [fact.event_id for fact in outcomes if isinstance(fact, EventCounted)] == ["id-9999"]
+    firsts = [fact.first_offset for fact in outcomes if isinstance(fact, EventDuplicate)]
+    assert set(firsts) <= {record.offset for record in log}, "the records of the old log, which is the first"
+
+    changed = [decode_total(value) for value in epoch.totals.values()]
+    assert {(total.incarnation, total.version_offset) for total in changed} == {(2, new_log[-1].offset)}
+    found = replay_partition(
+        BUILTIN_CATALOG, 0, raw_records([LogRecord(n, None, v, 0) for n, v in enumerate(ledger)]), TotalsBook.of(totals)
+    )
+    assert found.difference is None
+    assert found.records == len(log) + len(new_log)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(encode(next_genesis(deployment_id="other")), id="of another deployment"),
+        pytest.param(encode(next_genesis(incarnation=1)), id="of the same incarnation"),
+        pytest.param(encode(next_genesis(incarnation=3)), id="of one too late"),
+        pytest.param(encode(next_genesis(partition_count=2)), id="of another number of partitions"),
+        pytest.param(encode(next_genesis(operator_public_key=b"x" * 32)), id="of another operator"),
+        pytest.param(encode(Tick(0)), id="of none: a log that was cut at its start"),
+        pytest.param(b"garbage", id="of none: somebody else's log"),
+    ],
+)
+def test_a_log_is_not_taken_for_the_next_one_that_begins_with_a_genesis(first: bytes) -> None:
+    log = history(random.Random(3))[:20]
+    _, _, store = run(log, [])
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    assert not fold.begin_anew(OnLog(0, None, first, START_MS))
+    assert fold.next_offset == log[-1].offset + 1
+
+
+def test_a_genesis_of_the_next_incarnation_in_the_middle_of_a_log_is_refused() -> None:
+    """Anybody who may append to the log may append that."""
+    log = history(random.Random(3))[:20]
+    _, _, store = run(log, [])
+    forged = OnLog(log[-1].offset + 1, None, encode(next_genesis()), log[-1].timestamp)
+    epoch = fold_all([forged], store)
+    reader = LedgerReader()
+    (told,) = [*reader.feed(value for _, value in epoch.ledger), *reader.flush()]
+    assert told.position == Position(1, 0, forged.offset)
+    assert [type(fact) for fact in told.facts] == [GenesisRefused]
+
+
+def stop_of(fold: PartitionFold) -> Stop | None:
+    return fold.stop
+
+
+def test_what_stood_in_the_old_log_does_not_stand_in_the_new_one() -> None:
+    log = history(random.Random(3))[:20]
+    _, _, store = run(log, [])
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    leap = OnLog(log[-1].offset + 1, None, encode(Tick(0)), log[-1].timestamp + 41 * DAY_MS)
+    fold.fold([leap], now_ms=leap.timestamp)
+    assert stop_of(fold) is not None
+    store.apply(fold.take())
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    assert stop_of(fold) is not None, "it stands in its next life, too"
+    assert fold.begin_anew(OnLog(0, None, encode(next_genesis()), log[-1].timestamp))
+    assert stop_of(fold) is None
+    fold.fold([OnLog(0, None, encode(next_genesis()), log[-1].timestamp)], now_ms=log[-1].timestamp)
+    store.apply(fold.take())
+    assert stop_of(UsageFold(BUILTIN_CATALOG).open(0, store)) is None

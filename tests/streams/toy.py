@@ -59,6 +59,9 @@ class ToyPartition:
         epoch.rows["accounts"][POSITION_KEY] = OFFSET.pack(epoch.next_offset)
         return epoch
 
+    def begin_anew(self, first: Record) -> bool:
+        return False
+
     def hear(self, record: Record) -> bool:
         return False
 

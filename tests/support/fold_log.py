@@ -168,8 +168,8 @@ class _Partition:
                 self._put_hour(hour_key, hour)
 
     def _put(self, key: TotalKey, total: Total) -> None:
-        self._totals[TOTALS.encode_key(key)] = encode_total(self._incarnation, self._number, key, total)
+        self._totals[TOTALS.encode_key(key)] = encode_total(self._number, key, total)
 
     def _put_hour(self, key: StripeHourKey, hour: StripeHour) -> None:
-        value = encode_stripe_hour(self._incarnation, self._number, key, hour)
+        value = encode_stripe_hour(self._number, key, hour)
         self._totals[STRIPE_HOURS.encode_key(key)] = value

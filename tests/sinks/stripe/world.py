@@ -61,7 +61,7 @@ class Fold:
             if commit:
                 self.nano[key] = total
             partition = partition_of(key.account.encode(), PARTITIONS)
-            value = encode_stripe_hour(1, partition, key, StripeHour(total, self._offset))
+            value = encode_stripe_hour(partition, key, StripeHour(total, self._offset))
             self._producer.produce(USAGE_TOTALS, value, STRIPE_HOURS.encode_key(key), partition=partition)
         if commit:
             self._producer.commit_transaction(30)
