@@ -117,7 +117,7 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
         case BehaviourSwitched():
             evolve_behaviour(state, fact.version)
         case LateReceived():
-            evolve_received(state, fact, position.offset)
+            evolve_received(state, fact, position.ordinal)
         case LateApproved():
             evolve_approved(state, fact)
         case LateRejected():

@@ -15,6 +15,7 @@ __all__ = [
     "Unreadable",
     "UsageEvent",
     "from_ordinal",
+    "name_of_ordinal",
 ]
 
 
@@ -43,6 +44,12 @@ def from_ordinal(ordinal: int) -> tuple[int, int]:
     """The incarnation and the offset of a record's ordinal."""
     incarnation, offset = divmod(ordinal, 1 << _OFFSET_BITS)
     return incarnation + 1, offset
+
+
+def name_of_ordinal(ordinal: int) -> str:
+    """A record of the partition, for people."""
+    incarnation, offset = from_ordinal(ordinal)
+    return f"offset {offset}" if incarnation == 1 else f"offset {offset} of incarnation {incarnation}"
 
 
 class Status(StrEnum):

@@ -28,7 +28,7 @@ from billing.metering.digest import payload_digest
 from billing.metering.fold import decide_counting, met_before
 from billing.metering.rules import check_fields, check_time
 from billing.orders.fold import is_aside, is_operators
-from billing.records import Command, Position, UsageEvent
+from billing.records import Command, Position, UsageEvent, name_of_ordinal
 from billing.routing import partition_of
 from billing.state import Late, LateKey, State
 
@@ -61,8 +61,8 @@ def decide_late(
         return [CommandRefused(Reason.INVALID_FIELD, command.type, str(exc))]
 
 
-def evolve_received(state: State, fact: LateReceived, offset: int) -> None:
-    state.late.put(LateKey(fact.account, fact.event.event_id), Late(offset, fact.payload_digest, fact.event))
+def evolve_received(state: State, fact: LateReceived, ordinal: int) -> None:
+    state.late.put(LateKey(fact.account, fact.event.event_id), Late(ordinal, fact.payload_digest, fact.event))
 
 
 def evolve_approved(state: State, fact: LateApproved) -> None:
@@ -119,7 +119,9 @@ def _decide_received(state: State, catalog: Catalog, event: UsageEvent, account:
     known = state.late.get(LateKey(account, event.event_id))
     if known is not None:
         if known.payload_digest != digest:
-            message = f"the id was already used at offset {known.received_offset} with other content; {_CONFLICT}"
+            message = (
+                f"the id was already used at {name_of_ordinal(known.received_offset)} with other content; {_CONFLICT}"
+            )
             raise _Refused(Reason.ID_CONFLICT, message)
         return LateRepeated(account, event.event_id, known.received_offset)
     met = met_before(state, account, event, digest, log_ms)

@@ -18,7 +18,7 @@ from billing.metering.digest import DIGEST_MODULUS, entry_digest, payload_digest
 from billing.metering.rules import PAIRS_PER_DAY_MAX, SEEN_MS, check_fields, check_time, measured
 from billing.periods import DAY_S, HOUR_S, period_at
 from billing.quantities import nano_of, plain
-from billing.records import Status, UsageEvent, from_ordinal
+from billing.records import Status, UsageEvent, name_of_ordinal
 from billing.state import (
     Account,
     Counter,
@@ -132,9 +132,7 @@ def met_before(
         return None
     if seen.payload_digest == digest:
         return EventDuplicate(account, event.event_id, seen.first_offset)
-    message = (
-        f"the id was already used at {_named(seen.first_offset)} with other content; give each event an id of its own"
-    )
+    message = f"the id was already used at {name_of_ordinal(seen.first_offset)} with other content; give each event an id of its own"
     return _rejected(Reason.ID_CONFLICT, message, account, event, field="event_id")
 
 
@@ -236,7 +234,7 @@ def _add_to_total(state: State, fact: EventCounted, entry: Entry, nano: int, ord
         state.totals.put(key, Total(nano, 1, digest, ordinal))
         return
     if total.version_offset >= ordinal:
-        message = f"the total {key} already reflects {_named(total.version_offset)}"
+        message = f"the total {key} already reflects {name_of_ordinal(total.version_offset)}"
         raise RowsContradict(message)
     state.totals.put(
         key,
@@ -248,12 +246,6 @@ def _add_to_stripe_hour(state: State, fact: EventCounted, stripe_event_name: str
     key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, stripe_event_name)
     row = state.stripe_hours.get(key)
     state.stripe_hours.put(key, StripeHour((row.quantity_nano if row else 0) + nano, ordinal))
-
-
-def _named(ordinal: int) -> str:
-    """A record of the partition, for people."""
-    incarnation, offset = from_ordinal(ordinal)
-    return f"offset {offset}" if incarnation == 1 else f"offset {offset} of incarnation {incarnation}"
 
 
 def _rejected(reason: Reason, message: str, account: str, event: UsageEvent, *, field: str) -> EventRejected:
