@@ -132,7 +132,8 @@ def met_before(
         return None
     if seen.payload_digest == digest:
         return EventDuplicate(account, event.event_id, seen.first_offset)
-    message = f"the id was already used at {name_of_ordinal(seen.first_offset)} with other content; give each event an id of its own"
+    first = name_of_ordinal(seen.first_offset)
+    message = f"the id was already used at {first} with other content; give each event an id of its own"
     return _rejected(Reason.ID_CONFLICT, message, account, event, field="event_id")
 
 
