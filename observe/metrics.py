@@ -109,6 +109,13 @@ WORKER_WAITING_S: Final = _gauge(
     "How long this worker has known of the oldest record that is not committed, by its own clock; 0 when there is none.",
     "partition",
 )
+WORKER_APPEND_AGE_S: Final = _gauge(
+    Role.WORKER,
+    "meterlog_worker_uncounted_append_age_seconds",
+    "This worker's clock less the append time of the oldest record that it fetched and has not committed: how old a backlog"
+    " is, and wrong by as much as the two clocks differ. 0 when there is none.",
+    "partition",
+)
 WORKER_LOG_TIME_S: Final = _gauge(
     Role.WORKER,
     "meterlog_worker_log_time_ahead_seconds",

@@ -55,6 +55,8 @@ class Place(NamedTuple):
     """Everything before it is committed; that of the end where nothing is left to fold, markers or not."""
     end: int
     """Of the partition, as of the last fetch."""
+    oldest_append_ms: int | None = None
+    """Append time of the oldest record that was fetched and is not committed."""
 
 
 def no_answers(partition: int, answers: Sequence[Answer]) -> None:
@@ -246,7 +248,7 @@ class Engine:
     def _place_of(self, owned: OwnedPartition) -> Place:
         end = self._log_end(TopicPartition(self.options.topics.source, owned.number))
         next_offset = owned.committed_offset if owned.behind_count else owned.read_offset
-        return Place(next_offset, max(end or 0, owned.read_offset))
+        return Place(next_offset, max(end or 0, owned.read_offset), owned.oldest_append_ms)
 
     def _note(self, number: int, done: EpochDone) -> None:
         FIGURES.add(WORKER_RECORDS, done.record_count, number)

@@ -84,6 +84,8 @@ class OwnedPartition:
         self._waiting: deque[Sequence[Record]] = deque()
         """Fetched and not folded: the open epoch is full, or the fold stands."""
         self._waiting_count = self._open_count = self._committing_count = 0
+        self._open_first_ms = self._committing_first_ms = 0
+        """Append times of the first records in the open epoch, and in the one that is committed."""
         self._is_open = asyncio.Event()
         """The open epoch has effects; also set by the end, which waits for nothing more."""
         self._hurry = asyncio.Event()
@@ -118,6 +120,15 @@ class OwnedPartition:
     def behind_count(self) -> int:
         """Records fetched and not yet committed."""
         return self._waiting_count + self._open_count + self._committing_count
+
+    @property
+    def oldest_append_ms(self) -> int | None:
+        """Append time of the oldest record that was fetched and is not committed; None where there is none."""
+        if self._committing_count:
+            return self._committing_first_ms
+        if self._open_count:
+            return self._open_first_ms
+        return self._waiting[0][0].timestamp if self._waiting else None
 
     async def drain(self) -> None:
         """Commit what is decided; what waits is dropped, and read again by whoever owns the partition next."""
@@ -154,6 +165,8 @@ class OwnedPartition:
             self._waiting.appendleft(rest)
         folded_count = len(records) - len(rest)
         self._waiting_count -= folded_count
+        if folded_count and not self._open_count:
+            self._open_first_ms = records[0].timestamp
         self._open_count += folded_count
         stop = self.fold.stop
         is_newly_parked = stop is not None and stop.kind is StopKind.PARKED and stop != stop_before
@@ -220,6 +233,7 @@ class OwnedPartition:
         check_epoch(epoch, self.fold)
         self._rows.hold(epoch.rows)
         self._committing_count, self._open_count = self._open_count, 0
+        self._committing_first_ms = self._open_first_ms
         if not self._closing:
             self._is_open.clear()
             self._hurry.clear()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from observe.figures import FIGURES
 from observe.health import HEALTH, CheckName, CheckState, HealthBoard
 from observe.metrics import (
+    WORKER_APPEND_AGE_S,
     WORKER_LAG,
     WORKER_LOG_TIME_S,
     WORKER_PARTITIONS,
@@ -77,6 +78,7 @@ class WorkerWatch:
         FIGURES.set(WORKER_PARTITIONS, len(places))
         FIGURES.set_all(WORKER_LAG, {(number,): place.end - place.next_offset for number, place in places.items()})
         FIGURES.set_all(WORKER_WAITING_S, {(number,): age for number, age in ages.items()})
+        FIGURES.set_all(WORKER_APPEND_AGE_S, self._append_ages(places))
         FIGURES.set_all(WORKER_LOG_TIME_S, self._log_times(self._engine.partitions))
         kinds = Counter(stop.kind for stop in stops.values())
         FIGURES.set_all(WORKER_STANDING, {(kind,): kinds[kind] for kind in StopKind})
@@ -89,6 +91,13 @@ class WorkerWatch:
         for number, place in places.items():
             self._waiting.saw_end(number, place.end, now_s)
         return {number: self._waiting.age(number, place.next_offset, now_s).seconds for number, place in places.items()}
+
+    def _append_ages(self, places: Mapping[int, Place]) -> dict[tuple[int], float]:
+        now_ms = self._now_ms()
+        return {
+            (number,): 0.0 if place.oldest_append_ms is None else (now_ms - place.oldest_append_ms) / 1_000
+            for number, place in places.items()
+        }
 
     def _log_times(self, folds: Mapping[int, PartitionFold]) -> dict[tuple[int], float]:
         now_ms = self._now_ms()

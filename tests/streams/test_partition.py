@@ -153,6 +153,45 @@ def test_the_fold_goes_on_and_answers_while_an_epoch_is_committed() -> None:
     play(scene)
 
 
+def test_what_is_not_committed_is_as_old_as_its_first_record() -> None:
+    async def scene(s: Scene) -> None:
+        def told() -> tuple[int | None, int]:
+            return s.partition.oldest_append_ms, s.partition.committed_offset
+
+        assert told() == (None, 0)
+        s.offer(0, 3, timestamp=10)
+        await s.until(lambda: len(s.fold.epochs) == 1)
+        s.offer(3, 6, timestamp=20)
+        assert told() == (10, 0)
+        s.let_through.set()
+        await s.until(lambda: s.committed == [3, 6])
+        await s.settle(2)
+        assert told() == (None, 6)
+
+    play(scene)
+
+
+def test_why_a_fold_stands_is_noted_beside_the_offset() -> None:
+    notes: list[str] = []
+
+    async def scene(s: Scene) -> None:
+        s.let_through.set()
+        s.partition._around = s.partition._around._replace(commit=lambda epoch: _note(epoch, notes))
+        s.fold.stops_at[2] = StopKind.PARKED
+        s.offer(0, 4)
+        await s.until(lambda: len(notes) == 1)
+        s.behind = [OnLog(3, value=b"2")]
+        await s.until(lambda: len(notes) == 2)
+
+    play(scene)
+    assert notes[0].startswith("stands at offset 2 (parked): ")
+    assert notes[1] == ""
+
+
+async def _note(epoch: Epoch, notes: list[str]) -> None:
+    notes.append(epoch.note)
+
+
 def test_the_next_epoch_is_taken_only_when_the_one_before_is_committed() -> None:
     async def scene(s: Scene) -> None:
         for start in (0, 2, 4):

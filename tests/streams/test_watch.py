@@ -9,7 +9,7 @@ import pytest
 
 from observe.figures import FIGURES
 from observe.health import Check, CheckName, CheckState, HealthBoard
-from observe.metrics import WORKER_LAG, WORKER_STANDING, WORKER_WAITING_S
+from observe.metrics import WORKER_APPEND_AGE_S, WORKER_LAG, WORKER_STANDING, WORKER_WAITING_S
 from streams.engine import Engine, Place, Snapshot
 from streams.port import Stop, StopKind
 from streams.watch import WatchBounds, WorkerWatch, table_bytes
@@ -88,6 +88,12 @@ def test_a_partition_that_stands_is_red_at_once_with_its_order(world: World, kin
     assert FIGURES.numbers(WORKER_STANDING) == {(each,): float(each is kind) for each in StopKind}
     world.engine.stops = {}
     assert world.after(0)[CheckName.FOLD_STANDS].state is CheckState.GREEN
+
+
+def test_the_age_by_append_time_is_shown_beside_and_judges_nothing(world: World) -> None:
+    world.engine.owned = {3: Place(7, 8, oldest_append_ms=-90_000), 4: Place(9, 9)}
+    assert world.after(0)[CheckName.FOLD_PROGRESS].state is CheckState.GREEN
+    assert FIGURES.numbers(WORKER_APPEND_AGE_S) == {("3",): 90.0, ("4",): 0.0}
 
 
 def test_a_partition_that_was_given_away_is_waited_for_elsewhere(world: World) -> None:
