@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -11,10 +13,12 @@ import pytest
 import yaml
 from typer.main import get_command
 
+import observe
 from observe.metrics import METRICS, Kind
 from runtime.cli import app
 from runtime.settings import Settings
 from tests.support.doc_tables import OPERATIONS, filled
+from tests.test_house import log_event_names
 
 ROOT = Path(__file__).parents[1]
 TEXT = OPERATIONS.read_text(encoding="utf-8")
@@ -163,3 +167,12 @@ def test_a_command_that_does_not_exist_is_found() -> None:
 def test_a_variable_that_the_document_names_is_a_setting() -> None:
     named = set(re.findall(r"METERLOG_([A-Z_]+)", TEXT))
     assert {name.lower() for name in named if name} <= set(Settings.model_fields)
+
+
+def test_an_event_that_the_document_names_is_declared() -> None:
+    modules = [importlib.import_module(f"observe.{found.name}") for found in pkgutil.iter_modules(observe.__path__)]
+    declared = {name for module in modules for name in log_event_names(module)}
+    firsts = "|".join({name.partition(".")[0] for name in declared})
+    named = set(re.findall(rf"`((?:{firsts})(?:\.[a-z_]+)+)`", TEXT))
+    assert named
+    assert named <= declared
