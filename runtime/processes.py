@@ -60,6 +60,7 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
         data_dir=settings.data_dir / "worker",
         instance_id=settings.worker_instance_id,
         session_timeout_s=settings.worker_session_timeout_s,
+        standby_replicas=settings.worker_standby_replicas,
     )
 
     bounds = WatchBounds(settings.health_fold_age_s_max, settings.health_take_over_s_max)

@@ -70,6 +70,8 @@ class Settings(LogSettings):
     worker_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 6.0
     """How long a silent worker keeps its partitions."""
 
+    worker_standby_replicas: Annotated[int, Field(ge=0, le=4)] = 1
+    """How many other workers keep a copy of each partition's tables, to take it over at once. 0: loaded when needed."""
     worker_instance_id: str | None = None
     """Unique name of a worker: restarted under it, it takes its partitions back at once instead of after the timeout."""
 

@@ -22,6 +22,7 @@ from streams.options import Options
 from streams.port import Expiring, Expiry, Fold
 from streams.producers import PartitionWriter
 from streams.recovery import FoldTables
+from streams.standby import RECORDS_PER_PAGE, Standbys
 from streams.sweep import Sweeper, sweep_until_cancelled
 from streams.tables import RowTable, TableFiles
 
@@ -36,6 +37,7 @@ class FoldApp(faust.App):
 
     engine: Engine
     files: TableFiles
+    standbys: Standbys
     consumer: FoldConsumer
     tables: FoldTables
 
@@ -48,12 +50,13 @@ class FoldApp(faust.App):
         return FoldTransport(self.conf.broker_producer, self)
 
     async def release(self, timeout_s: float | None) -> None:
-        """Own nothing any more: no take-over goes on, and every epoch in flight has ended.
+        """Own and follow nothing any more: no take-over goes on, and every epoch in flight has ended.
 
         Raises TimeoutError when one takes longer.
         """
         await self.tables.recovery.abandon()
         async with asyncio.timeout(timeout_s):
+            await self.standbys.stop()
             await self.engine.drain()
 
     async def _stop_consumer(self) -> None:
@@ -83,13 +86,14 @@ class FoldApp(faust.App):
         return self.consumer.thread.log_end(tp)
 
     async def sweep(self, fold: Fold) -> None:
-        """Sweep the partitions owned at the time until cancelled; nothing where no row of the fold's expires."""
+        """Sweep the partitions owned or followed at the time until cancelled; nothing where no row of the fold's expires."""
         if isinstance(fold, Expiring):
             await sweep_until_cancelled(partial(self._sweepers, fold.expiry))
 
     def _sweepers(self, expiry: Expiry) -> Iterator[Sweeper]:
-        for number in tuple(self.engine.partitions):
-            if number in self.engine.partitions:  # still: the files of one that went are closed, or another's
+        for number in (*self.engine.partitions, *self.standbys.partitions):
+            # Still: the files of a partition that went are closed, or another worker's.
+            if number in self.engine.partitions or number in self.standbys.partitions:
                 yield Sweeper(expiry, self.files.of_partition(number))
 
     def on_room(self) -> None:
@@ -104,6 +108,7 @@ def build_app(options: Options, fold: Fold, partitions: int, gap: Gap = no_gap) 
     files = TableFiles(options.data_dir / "tables", options.block_cache_bytes)
     edges = Edges(partial(PartitionWriter, options=options), partial(LogReader, options.bootstrap_servers), files)
     app.files = files
+    app.standbys = Standbys(options, files, partial(LogReader, options.bootstrap_servers, RECORDS_PER_PAGE))
     app.engine = Engine(options, fold, edges, gap, app.append, app.log_end, app.on_room)
     for name, changelog in options.topics.changelogs.items():
         app.tables.add(RowTable(app, name, changelog, files, partitions))
@@ -133,7 +138,7 @@ def _faust_settings(options: Options, partitions: int) -> dict[str, Any]:
         "producer_request_timeout": _APPEND_TIMEOUT_S,
         "datadir": options.data_dir / "faust",
         "TableManager": FoldTables,
-        "table_standby_replicas": 0,
+        "table_standby_replicas": options.standby_replicas,
         "topic_partitions": partitions,
         "topic_allow_declare": False,
         "topic_disable_leader": True,

@@ -5,6 +5,9 @@ StreamsError
 │   ├── BrokerUnreachable
 │   ├── TopicsUnfit
 │   └── DirectoryInUse
+├── LocalFault            this worker's disk; the process ends (exit 70), the next one goes on when it can
+│   ├── TableDamaged
+│   └── NoRoom
 └── Contradiction         log, state and fold do not add up; the process ends before it can commit (exit 70)
     ├── RecordsLost
     ├── PositionUnfit
@@ -18,11 +21,14 @@ __all__ = [
     "Contradiction",
     "DirectoryInUse",
     "EpochUnfit",
+    "LocalFault",
+    "NoRoom",
     "PositionUnfit",
     "RecordsLost",
     "RefusedToStart",
     "StateForeign",
     "StreamsError",
+    "TableDamaged",
     "TopicsUnfit",
     "TransactionHangs",
 ]
@@ -46,6 +52,18 @@ class TopicsUnfit(RefusedToStart):
 
 class DirectoryInUse(RefusedToStart):
     """Another live worker holds the data directory."""
+
+
+class LocalFault(StreamsError):
+    """The disk under the tables does not do what it should. Nothing is lost: the changelogs have every row."""
+
+
+class TableDamaged(LocalFault):
+    """Files of a table cannot be read; the next start sets them aside."""
+
+
+class NoRoom(LocalFault):
+    """A table cannot be written, since its disk is full; the message says which, and how much room there is."""
 
 
 class Contradiction(StreamsError):

@@ -23,9 +23,10 @@ _POLL_MS = 200
 class LogReader:
     """An open reader of committed records. Use as an async context manager."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, records_per_page: int = _RECORDS_PER_PAGE) -> None:
         read_leniently()
         self._bootstrap_servers = bootstrap_servers
+        self._records_per_page = records_per_page
         self._consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             enable_auto_commit=False,
@@ -75,7 +76,7 @@ class LogReader:
         for tp, part in todo.items():
             self._consumer.seek(tp, part.start)
         while todo:
-            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_PAGE)
+            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=self._records_per_page)
             for tp in list(todo):
                 position = await self._consumer.position(tp)
                 if tp in pages:
@@ -89,5 +90,5 @@ class LogReader:
         self._consumer.assign([tp])
         self._consumer.seek(tp, start)
         while True:
-            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_PAGE)
+            pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=self._records_per_page)
             yield Page(tp, pages.get(tp, ()), await self._consumer.position(tp))

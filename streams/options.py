@@ -59,6 +59,8 @@ class Options:
     Must be unique in the group. None: a dynamic member, which leaves the group when it stops."""
     session_timeout_s: float = 6.0
     """How long a silent worker keeps its partitions; also how long a drain may take."""
+    standby_replicas: int = 1
+    """How many other workers follow a partition's changelogs, to take it over at once; fewer where there are no others."""
     stop_timeout_s: float = 10.0
     """How long a stop may take before the process ends anyhow; it promises nothing that is not committed."""
     topics: TopicNames = field(default_factory=TopicNames)

@@ -37,6 +37,7 @@ class FoldRecovery(Recovery):
         """Overrides Recovery: keeps its bookkeeping of who owns which changelog, then starts the take-over."""
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         await self.abandon()
+        await self.app.standbys.stop()
         if generation_id != self.app.consumer_generation_id:
             return  # as in Recovery: another assignment is on its way
         source = self.app.engine.options.topics.source
@@ -62,7 +63,8 @@ class FoldRecovery(Recovery):
         2. wait until no fetch is under way, then seek;
         3. check that generation and rebalancing count are still those of this assignment;
         4. resume the flow;
-        5. allow the partitions to be fetched, last.
+        5. allow the partitions to be fetched;
+        6. follow the changelogs of the partitions that this worker stands by for, when its own no longer wait.
         """
         app, consumer = self.app, self.app.consumer
         # 1.
@@ -83,6 +85,8 @@ class FoldRecovery(Recovery):
         say(StreamsEvent.OWNED, offsets={number: each.start_offset for number, each in taken.items()})
         # 5.
         consumer.allow(app.engine.hungry)
+        # 6.
+        app.standbys.follow({tp.partition for tp in app.assignor.assigned_standbys()})
 
     def _tell_faust(self) -> None:
         """What Faust's own `on_recovery_completed` tells the app, its tables and whoever waits for them."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,11 @@ import rocksdict
 from faust.stores.base import Store as FaustStore
 from faust.types.tuples import TP
 
+from observe.streams import StreamsEvent
 from streams.edges import Applied
+from streams.errors import NoRoom, TableDamaged
+from streams.exit import say
+from streams.local_files import is_damage, open_whole
 from streams.port import TABLES, Row
 
 __all__ = ["PartitionTable", "RowTable", "Swept", "TableFiles"]
@@ -23,12 +29,9 @@ _APPLIED_KEY = b"\xff\xffmeterlog applied"
 _SWEPT_KEY = b"\xff\xffmeterlog swept"
 _APPLIED = struct.Struct(">qq")
 _SWEPT = struct.Struct(">q")
-_WRITE_BUFFER_BYTES = 8 << 20  # two a database; 12 partitions with two tables stay below 400 MB in the worst case
-_TARGET_FILE_BYTES = 32 << 20
-_OPEN_FILES_MAX = 128
-_BLOOM_BITS_PER_KEY = 10  # 1 % false positives: an id never seen before costs 1.4 µs instead of a disk read
 
 
+_DAMAGED_MARK = "meterlog-damaged"
 _WRITE = rocksdict.WriteOptions()
 _WRITE.memtable_insert_hint_per_batch = True  # a row whose key follows the one before finds its place beside it
 
@@ -43,7 +46,11 @@ class Swept(NamedTuple):
 
 
 class PartitionTable:
-    """One table of one partition."""
+    """One table of one partition.
+
+    What the disk does wrong ends the worker: TableDamaged for files that cannot be read, which the next start sets aside, and
+    NoRoom. Neither loses anything, since the changelog has every row.
+    """
 
     def __init__(self, path: Path, cache: rocksdict.Cache) -> None:
         self._path = path
@@ -51,24 +58,33 @@ class PartitionTable:
         self._db = self._open()
 
     def get_many(self, keys: Sequence[bytes]) -> list[Row]:
-        rows: list[Row] = self._db.get(keys if type(keys) is list else list(keys))
+        try:
+            rows: list[Row] = self._db.get(keys if type(keys) is list else list(keys))
+        except Exception as error:
+            raise self._fault(error) from error
         return rows
 
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         bounds = rocksdict.ReadOptions()
         bounds.set_iterate_upper_bound(stop)
         rows: list[tuple[bytes, bytes]] = []
-        for key, value in self._db.items(from_key=start, read_opt=bounds):
-            if len(rows) >= limit:
-                break
-            if key not in (_APPLIED_KEY, _SWEPT_KEY):
-                rows.append((key, value))
+        try:
+            # Not `items`, which takes a block that cannot be read for the table's end.
+            rest = self._db.iter(bounds)
+            rest.seek(start)
+            while len(rows) < limit and rest.valid():
+                if (key := rest.key()) not in (_APPLIED_KEY, _SWEPT_KEY):
+                    rows.append((key, rest.value()))
+                rest.next()
+            rest.status()
+        except Exception as error:
+            raise self._fault(error) from error
         return rows
 
     @property
     def applied(self) -> Applied | None:
         """None: nothing was ever applied."""
-        raw = self._db.get(_APPLIED_KEY)
+        (raw,) = self.get_many([_APPLIED_KEY])
         return None if raw is None else Applied(*_APPLIED.unpack(raw))
 
     def apply(self, rows: Iterable[tuple[bytes, Row]], applied: Applied) -> None:
@@ -84,12 +100,12 @@ class PartitionTable:
             else:
                 batch.put(key, value)
         batch.put(_APPLIED_KEY, _APPLIED.pack(*applied))
-        self._db.write(batch, _WRITE)
+        self._write(batch)
 
     @property
     def swept(self) -> Swept | None:
         """None: no pass was ever begun."""
-        raw = self._db.get(_SWEPT_KEY)
+        (raw,) = self.get_many([_SWEPT_KEY])
         return None if raw is None else Swept(_SWEPT.unpack_from(raw)[0], raw[_SWEPT.size :])
 
     def sweep(self, keys: Iterable[bytes], swept: Swept) -> None:
@@ -98,7 +114,7 @@ class PartitionTable:
         for key in keys:
             batch.delete(key)
         batch.put(_SWEPT_KEY, _SWEPT.pack(swept.log_ms) + swept.next_key)
-        self._db.write(batch)
+        self._write(batch)
 
     def wipe(self) -> None:
         """Forget every row; the changelog has them.
@@ -106,37 +122,60 @@ class PartitionTable:
         Moved away first, which is one step: of files that a kill left half deleted RocksDB opens no database again.
         """
         self.close()
-        self._path.rename(self._doomed)
+        self._path.rename(self._beside("wiped"))
         self._db = self._open()
 
     def close(self) -> None:
         self._db.close()
         del self._db  # RocksDB's lock goes with the last reference
 
-    @property
-    def _doomed(self) -> Path:
-        return self._path.with_name(f"{self._path.name}.wiped")
+    def _write(self, batch: rocksdict.WriteBatch) -> None:
+        try:
+            self._db.write(batch, _WRITE)
+        except Exception as error:
+            raise self._fault(error) from error
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.{suffix}")
 
     def _open(self) -> rocksdict.Rdict:
+        """Open the database; one that cannot be trusted is set aside for a new one, which the loader fills. Raises NoRoom."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._doomed, ignore_errors=True)
-        return rocksdict.Rdict(str(self._path), options=_rocksdb_options(self._cache))
+        shutil.rmtree(self._beside("wiped"), ignore_errors=True)
+        if (self._path / _DAMAGED_MARK).exists():
+            self._set_aside("an earlier life could not read it")
+        try:
+            return open_whole(self._path, self._cache)
+        except Exception as error:
+            if not is_damage(error):
+                raise self._fault(error) from error
+            self._set_aside(str(error))
+        return open_whole(self._path, self._cache)
 
+    def _set_aside(self, reason: str) -> None:
+        """Keep the broken files for whoever wants to look, the last ones only."""
+        aside = self._beside("damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        self._path.rename(aside)
+        say(StreamsEvent.SET_ASIDE, logging.WARNING, table=self._path.name, to=str(aside), reason=reason)
 
-def _rocksdb_options(cache: rocksdict.Cache) -> rocksdict.Options:
-    blocks = rocksdict.BlockBasedOptions()
-    blocks.set_bloom_filter(_BLOOM_BITS_PER_KEY, False)
-    blocks.set_block_cache(cache)
-    options = rocksdict.Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
-    options.set_max_write_buffer_number(2)
-    options.set_target_file_size_base(_TARGET_FILE_BYTES)
-    options.set_max_open_files(_OPEN_FILES_MAX)
-    options.set_max_background_jobs(2)
-    options.set_keep_log_file_num(2)
-    options.set_block_based_table_factory(blocks)
-    return options
+    def _fault(self, error: Exception) -> Exception:
+        """What an error of RocksDB's means. Of files that cannot be read the next start is told: it would open them again."""
+        if "No space left on device" in str(error):
+            return self._no_room()
+        if is_damage(error):
+            with suppress(OSError):  # found again by the next read, at worst
+                (self._path / _DAMAGED_MARK).touch()
+            message = f"{self._path} cannot be read ({error}); the next start sets it aside and loads the table anew"
+            return TableDamaged(message)
+        return error
+
+    def _no_room(self) -> NoRoom:
+        usage = shutil.disk_usage(self._path.parent)
+        room = f"{usage.free >> 20} of {usage.total >> 20} MiB are free"
+        return NoRoom(
+            f"{self._path}: the disk is full ({room}); make room there, and the worker goes on; nothing is lost"
+        )
 
 
 class TableFiles:
@@ -201,8 +240,8 @@ class _Files(FaustStore):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Overrides Store: databases of partitions that another worker owns now are closed, so that they can move."""
-        mine = self.app.assignor.assigned_actives()
+        """Overrides Store: databases of partitions that are no longer this worker's, to own or to follow, are closed."""
+        mine = self.app.assignor.assigned_actives() | self.app.assignor.assigned_standbys()
         topic = self.table.changelog_topic_name
         self._files.close(self.table_name, keep={tp.partition for tp in mine if tp.topic == topic})
 
@@ -222,5 +261,5 @@ class _Files(FaustStore):
         raise AssertionError("tables are wiped by the loader")
 
     async def need_active_standby_for(self, tp: TP) -> bool:
-        """Overrides Store: there are no standbys; a million rows load in 2.4 s."""
+        """Overrides Store: changelogs are followed by `streams.standby`, never by Faust."""
         return False

@@ -18,6 +18,7 @@ from streams.options import Options
 from streams.partition import Run
 from streams.port import Answer, Expiring, Fold
 from streams.recovery import FoldRecovery
+from streams.standby import Standbys
 from streams.sweep import Sweeper
 from streams.ticker import Ticker
 from tests.simulation.disk import Disk
@@ -57,6 +58,9 @@ class Worker(Process):
         self._fold = fold
         self._tables = SimTables(disk, self)
         self.engine = self._build_engine()
+        self.standbys = Standbys(self.options, self._tables, lambda: SimReader(self, broker))
+        self.assignor = self
+        self._followed: frozenset[int] = frozenset()
         # What `FoldRecovery._take_over` asks of Faust's app.
         self.consumer = _Consumer(self)
         self.flow_control = _Nothing()
@@ -109,7 +113,7 @@ class Worker(Process):
         assert isinstance(self._fold, Expiring), "event ids expire"
         while True:
             await asyncio.sleep(_SWEEP_S)
-            for number in list(self.engine.partitions):
+            for number in (*self.engine.partitions, *self.standbys.partitions):
                 Sweeper(self._fold.expiry, self._tables.of_partition(number), _SWEPT_ROWS).step()
 
     async def stop(self) -> None:
@@ -142,9 +146,16 @@ class Worker(Process):
                 return
             self.consumer_generation_id = generation
             await self._abandon()
+            await self.standbys.stop()
+            source = self.options.topics.source
+            self._followed = frozenset(number for topic, number in self._broker.logs if topic == source) - partitions
             count = self.rebalancing_count
             take_over = FoldRecovery._take_over(cast(FoldRecovery, self), partitions, generation, count)
             self._taking = asyncio.create_task(ends_process(take_over, "taking partitions over"))
+
+    def assigned_standbys(self) -> set[TopicPartition]:
+        """Everyone stands by for everything that is another's."""
+        return {TopicPartition(self.options.topics.source, number) for number in self._followed}
 
     @property
     def is_loading(self) -> bool:
@@ -159,6 +170,7 @@ class Worker(Process):
     async def _release(self, timeout_s: float | None) -> None:
         await self._abandon()
         async with asyncio.timeout(timeout_s):
+            await self.standbys.stop()
             await self.engine.drain()
 
     def _tell_faust(self) -> None:

@@ -97,6 +97,12 @@ PINS: Final[dict[str, dict[str, str]]] = {
         "faust.assignor.partition_assignor:PartitionAssignor.assigned_actives": "bcc300fe54b13a7a",
         "faust.assignor.partition_assignor:PartitionAssignor.on_assignment": "5595d3f361831c48",
     },
+    "each partition has one owner, and standbys elsewhere that are given changelogs alone: streams/standby.py": {
+        "faust.assignor.partition_assignor:PartitionAssignor.assigned_standbys": "e5d9e07ef82eb5c1",
+        "faust.assignor.client_assignment:ClientAssignment.kafka_protocol_assignment": "c5f43dca8b7e6d9a",
+        "faust.assignor.copartitioned_assignor:CopartitionedAssignor.get_assignment": "e322ececbca5b861",
+        "faust.assignor.copartitioned_assignor:CopartitionedAssignor._assign_round_robin": "ba1f60366a600dc0",
+    },
     "a stop drains before the group is left, and a crash is no stop: streams/app.py": {
         "faust.app.base:App._stop_consumer": "6f583d25889f0c0a",
         "faust.app.base:App._on_rebalance_when_stopped": "a09d493396efeac9",

@@ -390,7 +390,9 @@ def test_rows_of_other_kinds_are_never_looked_at(tmp_path: Path) -> None:
 
 async def _swept_by_a_worker(files: TableFiles, owned: dict[int, None]) -> None:
     """The worker's own loop over its partitions, until those that it owned at first are swept."""
-    around: Any = SimpleNamespace(files=files, engine=SimpleNamespace(partitions=owned))
+    around: Any = SimpleNamespace(
+        files=files, engine=SimpleNamespace(partitions=owned), standbys=SimpleNamespace(partitions=frozenset())
+    )
     around._sweepers = partial(FoldApp._sweepers, around)
     sweeping = asyncio.create_task(FoldApp.sweep(around, FOLD))
     while not sweeping.done() and any(files.get("seen", number).swept is None for number in owned):

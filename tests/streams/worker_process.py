@@ -42,6 +42,7 @@ class Plan:
     planted: str | None = None
     """The name of a fault of `planted`."""
     append_ticks: bool = False
+    standby_replicas: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -57,6 +58,7 @@ class Plan:
             stop_timeout_s=self.stop_timeout_s,
             topics=topic_names(self.prefix),
             records_per_epoch_max=self.records_per_epoch_max,
+            standby_replicas=self.standby_replicas,
         )
 
     @property

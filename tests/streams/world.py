@@ -126,6 +126,21 @@ class Worker:
         wait_until(f"{self.log_file.name} owns {of_count} partitions", lambda: owned_count() >= of_count)
         return self
 
+    def wait_said(self, event: str) -> Worker:
+        """Wait until this life of the worker has said `event`."""
+
+        def is_said() -> bool:
+            assert self.is_running, f"{self.log_file.name} ended:\n{self.log_tail()}"
+            return bool(self.said(event))
+
+        wait_until(f"{self.log_file.name} says {event}", is_said)
+        return self
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The fields of each time that this life has said `event`."""
+        found = re.findall(rf"{re.escape(event)} ({{.*}})", self.log()[self._life_starts_at :])
+        return [json.loads(fields) for fields in found]
+
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
