@@ -11,7 +11,7 @@ from observe.forwarder import ForwarderEvent
 from observe.health import HEALTH, CheckName, CheckState
 from observe.metrics import FORWARDER_HELD, FORWARDER_RECORDS, FORWARDER_WAITING
 from sinks.forward.log import say
-from sinks.forward.pace import Lane, Rate
+from sinks.forward.pace import Lane, Rate, Window
 from sinks.forward.port import EndOf, FoldProgress, History, Log, Unavailable
 
 __all__ = ["GAPS", "Forwarder", "Gap", "no_gap"]
@@ -54,6 +54,7 @@ class Forwarder:
         log: Log,
         fold: FoldProgress,
         window: int,
+        wait_s_target: float,
         rate_max_per_s: float | None,
         clock_s: Callable[[], float],
         gap: Gap = no_gap,
@@ -62,6 +63,7 @@ class Forwarder:
         self._log = log
         self._fold = fold
         self._window = window
+        self._wait_s_target = wait_s_target
         self._clock_s = clock_s
         self._gap = gap
         self._rate = Rate(rate_max_per_s, clock_s())
@@ -130,10 +132,10 @@ class Forwarder:
         return _LOOK_S if any(lane.waiting_count or lane.is_sending for lane in lanes) else _IDLE_S
 
     def _pause(self, lane: Lane) -> None:
-        if lane.is_full and not lane.is_paused:
+        if lane.is_full and lane.is_paused is not True:
             self._history.pause(lane.partition)
             lane.is_paused = True
-        elif lane.is_low and lane.is_paused:
+        elif lane.is_low and lane.is_paused is not False:
             self._history.resume(lane.partition)
             lane.is_paused = False
 
@@ -156,7 +158,7 @@ class Forwarder:
         for number in new:
             self._lanes[number].begin(folded[number], ends[number])
         for number in watched:
-            self._lanes[number].folded(folded[number])
+            self._lanes[number].folded(folded[number], now_s)
 
     def _append(self) -> int:
         """Append what may go, a record of each lane in turn, so that a rate is shared among them; how many went."""
@@ -173,17 +175,20 @@ class Forwarder:
 
     def _take_acknowledged(self) -> None:
         taken = self._log.acknowledged()
+        now_s = self._clock_s()
         for done in taken:
             self.forwarded_count += 1
             lane = self._lanes.get(done.partition)
             if lane is not None:
-                lane.acknowledged(done.source_offset, done.offset)
+                lane.acknowledged(done.source_offset, done.offset, now_s)
         if taken:
             FIGURES.add(FORWARDER_RECORDS, len(taken))
             self._gap("acknowledged")
 
     def _note(self, lanes: Collection[Lane], *, wait: bool) -> None:
         self._noted_s = self._clock_s()
+        for number in self._history.refused():
+            self._noted.pop(number, None)
         new = {
             lane.partition: lane.noted
             for lane in lanes
@@ -201,7 +206,7 @@ class Forwarder:
 
     def _assigned(self, partitions: Collection[int]) -> None:
         for number in partitions:
-            self._lanes[number] = Lane(number, self._window)
+            self._lanes[number] = Lane(number, Window(self._window, self._wait_s_target))
             self._noted.pop(number, None)
             self._say_expired(number)
         say(ForwarderEvent.ASSIGNED, partitions=sorted(partitions))
@@ -232,7 +237,7 @@ class Forwarder:
             say(ForwarderEvent.PROGRESS, forwarded=self.forwarded_count, rate_per_s=round(rate))
             self._said_s, self._said_count = now_s, self.forwarded_count
         is_busy = self.is_busy
-        if self._was_busy and not is_busy:
+        if self._was_busy and not is_busy and self._lanes:
             say(ForwarderEvent.CAUGHT_UP, forwarded=self.forwarded_count)
         self._was_busy = is_busy
         self._report_held(now_s)

@@ -51,6 +51,7 @@ class KafkaHistory:
 
     def __init__(self, settings: ForwarderSettings) -> None:
         self._topic = settings.history_topic
+        self._refused: set[int] = set()
         self._consumer = _consumer(
             settings,
             settings.group,
@@ -61,6 +62,7 @@ class KafkaHistory:
                 "heartbeat.interval.ms": 1_000,
                 "fetch.wait.max.ms": 100,
                 "queued.max.messages.kbytes": 16 << 10,
+                "on_commit": self._on_commit,
             },
         )
 
@@ -110,8 +112,15 @@ class KafkaHistory:
         except KafkaException as exc:
             raise Unavailable(exc.args[0].str()) from exc
 
+    def refused(self) -> Collection[int]:
+        refused, self._refused = self._refused, set()
+        return refused
+
     def close(self) -> None:
         self._consumer.close()
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        self._refused |= {place.partition for place in places if error is not None or place.error is not None}
 
 
 class KafkaLog:

@@ -48,6 +48,7 @@ class MemoryHistory:
         self._records_per_poll = records_per_poll
         self._next: dict[int, int] = {}
         self._paused: set[int] = set()
+        self._refused: set[int] = set()
         self._on_revoked: Callback | None = None
 
     def open(self, on_assigned: Callback, on_revoked: Callback) -> None:
@@ -59,7 +60,6 @@ class MemoryHistory:
         """Give every partition away and take it back."""
         assert self._on_revoked is not None, "it is open"
         self._on_revoked(tuple(self._next))
-        self._paused.clear()
         self.open(on_assigned, self._on_revoked)
 
     def poll(self, timeout_s: float) -> Sequence[Record | EndOf]:
@@ -81,11 +81,18 @@ class MemoryHistory:
         self._paused.add(partition)
 
     def resume(self, partition: int) -> None:
-        self._paused.remove(partition)
+        self._paused.discard(partition)
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool) -> None:
+        if self._topics.is_away and not wait:
+            self._refused |= offsets.keys()
+            return
         _ask(self._topics)
         self._topics.noted.update(offsets)
+
+    def refused(self) -> Collection[int]:
+        refused, self._refused = self._refused, set()
+        return refused
 
     def close(self) -> None:
         assert self._on_revoked is not None, "it is open"

@@ -77,7 +77,14 @@ class History(Protocol):
     def resume(self, partition: int) -> None: ...
 
     def commit(self, offsets: Mapping[int, int], *, wait: bool) -> None:
-        """Note where the next owner begins. Promises nothing: what is not noted is read, and forwarded, again."""
+        """Note where the next owner begins; without `wait` it is asked for, and `refused` tells what came to nothing.
+
+        What is not noted is read, and forwarded, again. Raises Unavailable.
+        """
+        ...
+
+    def refused(self) -> Collection[int]:
+        """The partitions of commits that came to nothing since the last call: they are to be noted once more."""
         ...
 
     def close(self) -> None: ...

@@ -18,6 +18,8 @@ __all__ = ["run"]
 _TRY_AGAIN_S: Final = 1.0
 _FINISH_S: Final = 2.0
 """For what is under way, when asked to stop; the next life repeats the rest."""
+_END_S_MAX: Final = 4.0
+"""From being asked to stop to the end of the process, which supervisors expect within 5 s."""
 
 
 def run(settings: ForwarderSettings, stop: threading.Event, gap: Gap = no_gap) -> int:
@@ -51,13 +53,20 @@ def _check_until_answered(settings: ForwarderSettings, stop: threading.Event) ->
 
 def _forward(settings: ForwarderSettings, partitions: int, stop: threading.Event, gap: Gap) -> None:
     fold = KafkaFoldProgress(settings)
-    window, rate = settings.window, settings.rate_max_per_s
+    window, wait_s_target, rate = settings.window, settings.wait_s_target, settings.rate_max_per_s
     history, log = KafkaHistory(settings), KafkaLog(settings)
-    forwarder = Forwarder(history, log, fold, window, rate, time.monotonic, gap)
+    forwarder = Forwarder(history, log, fold, window, wait_s_target, rate, time.monotonic, gap)
     say(ForwarderEvent.STARTED, partitions=partitions, window=window, rate_max_per_s=rate)
     forwarder.open()
     while not stop.is_set():
         forwarder.step()
+    # A broker that is away must not hold up the end: a commit would wait for it, and what is not noted is repeated anyway.
+    closing = threading.Thread(target=_close, args=(forwarder, fold), name="close", daemon=True)
+    closing.start()
+    closing.join(_END_S_MAX)
+    say(ForwarderEvent.STOPPED, forwarded=forwarder.forwarded_count)
+
+
+def _close(forwarder: Forwarder, fold: KafkaFoldProgress) -> None:
     forwarder.close(_FINISH_S)
     fold.close()
-    say(ForwarderEvent.STOPPED, forwarded=forwarder.forwarded_count)

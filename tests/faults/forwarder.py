@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.launch import Process, spawn
 from tests.faults.books import read_topic
@@ -22,7 +22,8 @@ __all__ = ["BackfillDoor", "Forwarder"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _TOPIC: Final = "usage-backfill"
 _GROUP: Final = "meterlog-forwarder"
-_DEADLINE_S: Final = 60.0
+_DEADLINE_S: Final = 120.0
+_TIMEOUT_S: Final = 5.0
 COMMAND: Final = (sys.executable, "-m", "runtime", "forwarder")
 
 
@@ -76,7 +77,7 @@ class Forwarder:
         def is_there() -> bool:
             assert self.is_alive, f"the forwarder ended: {self.log()}"
             meanwhile()
-            return noted(self._servers, ends.keys()) == ends
+            return noted(self._servers, ends) == ends
 
         wait_until(is_there, "everything is forwarded", _DEADLINE_S)
 
@@ -88,11 +89,13 @@ class Forwarder:
             self.kill()
 
 
-def noted(bootstrap_servers: str, partitions: object) -> dict[int, int]:
-    """Where the forwarder's next life begins."""
+def noted(bootstrap_servers: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Where the forwarder's next life begins; nothing while no broker says."""
     consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": _GROUP, "log_level": 0})
     try:
-        asked = [TopicPartition(_TOPIC, number) for number in partitions]  # type: ignore[attr-defined]
-        return {found.partition: found.offset for found in consumer.committed(asked, timeout=_DEADLINE_S)}
+        asked = [TopicPartition(_TOPIC, number) for number in partitions]
+        return {found.partition: found.offset for found in consumer.committed(asked, timeout=_TIMEOUT_S)}
+    except KafkaException:
+        return {}
     finally:
         consumer.close()

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from sinks.forward.forwarder import Forwarder
 from sinks.forward.memory import MemoryFold, MemoryHistory, MemoryLog, MemoryTopics
-from sinks.forward.pace import Lane
+from sinks.forward.pace import Lane, Window
 from sinks.forward.port import Record
 
 PARTITIONS = 2
@@ -24,12 +24,18 @@ LANES = st.integers(0, PARTITIONS - 1)
 class Life:
     """One process: its ports, and its clock."""
 
-    def __init__(self, topics: MemoryTopics, window: int = WINDOW, rate_max_per_s: float | None = None) -> None:
+    def __init__(
+        self,
+        topics: MemoryTopics,
+        window: int = WINDOW,
+        rate_max_per_s: float | None = None,
+        records_per_poll: int = 7,
+    ) -> None:
         self.now_s = 1_000.0
         self.log = MemoryLog(topics)
-        self.history = MemoryHistory(topics, records_per_poll=7)
+        self.history = MemoryHistory(topics, records_per_poll)
         fold = MemoryFold(topics)
-        self.forwarder = Forwarder(self.history, self.log, fold, window, rate_max_per_s, lambda: self.now_s)
+        self.forwarder = Forwarder(self.history, self.log, fold, window, 1.0, rate_max_per_s, lambda: self.now_s)
         self.forwarder.open()
 
     def step(self, took_s: float = 0.3) -> None:
@@ -131,9 +137,9 @@ def room_without_a_window() -> Iterator[None]:
 def acknowledged_counts_as_folded() -> Iterator[None]:
     sound = Lane.acknowledged
 
-    def acknowledged(self: Lane, source_offset: int, offset: int) -> None:
-        sound(self, source_offset, offset)
-        self.folded(offset + 1)
+    def acknowledged(self: Lane, source_offset: int, offset: int, now_s: float) -> None:
+        sound(self, source_offset, offset, now_s)
+        self.folded(offset + 1, now_s)
 
     with patch.object(Lane, "acknowledged", acknowledged):
         yield
@@ -178,6 +184,33 @@ def test_the_model_notices_that(fault: Callable[[], Iterator[None]]) -> None:
         run_state_machine_as_test(ForwarderMachine, settings=looking)
 
 
+def wait_at(records_per_s: int, window: int) -> tuple[float, int]:
+    """Seconds of work before a live event at the end, and how many records went in a minute, with a fold of that speed."""
+    topics = MemoryTopics(1)
+    for number in range(30_000):
+        topics.send_history(0, b"%d" % number)
+    life = Life(topics, window=window, records_per_poll=1_000)
+    for _ in range(1_200):
+        life.step(0.05)
+        life.log.deliver()
+        topics.fold(0, records_per_s // 20)
+    return topics.unfolded_count(0) / records_per_s, len(topics.log[0])
+
+
+@pytest.mark.parametrize("records_per_s", [100, 400, 2_000])
+def test_a_slow_fold_gets_a_small_window(records_per_s: int) -> None:
+    """A live event waits for about the target of a second; and the fold is never left idle for long."""
+    wait_s, forwarded = wait_at(records_per_s, window=1_000)
+    assert wait_s <= 2
+    assert forwarded >= 60 * records_per_s * 0.8 or forwarded == 30_000
+
+
+def test_a_window_of_a_fixed_size_makes_live_events_wait_for_a_slow_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above is there to find."""
+    monkeypatch.setattr(Window, "saw", lambda self, *_: setattr(self, "size", self.size_max))
+    assert wait_at(200, window=1_000)[0] > 4
+
+
 def test_a_fold_that_stands_stops_its_lane_alone() -> None:
     topics = MemoryTopics(PARTITIONS)
     for number in range(100):
@@ -205,12 +238,30 @@ def test_a_rate_is_kept_and_shared_among_the_lanes() -> None:
     assert abs(lengths[0] - lengths[1]) <= 20
 
 
-def test_what_is_read_is_bounded() -> None:
+@pytest.mark.parametrize("records_per_poll", [7, 25], ids=["less than is kept ready at a time", "more"])
+def test_what_is_read_is_bounded(records_per_poll: int) -> None:
     """History of a month does not come into memory while the fold stands."""
     topics = MemoryTopics(1)
     for number in range(1_000):
         topics.send_history(0, b"%d" % number)
-    life = Life(topics)
+    life = Life(topics, records_per_poll=records_per_poll)
     for _ in range(100):
         life.step()
-    assert life.forwarder.read_count <= 2 * WINDOW + 7
+    assert life.forwarder.read_count <= 2 * WINDOW + records_per_poll
+
+
+def test_a_place_that_kafka_did_not_note_is_noted_once_more() -> None:
+    """Else the last records would count as waiting for ever, with nothing behind them."""
+    topics = MemoryTopics(1)
+    topics.send_history(0, b"only")
+    life = Life(topics)
+    for _ in range(3):
+        life.step(0.1)
+    life.log.deliver()
+    topics.is_away = True
+    for _ in range(5):
+        life.step()
+    topics.is_away = False
+    for _ in range(3):
+        life.step()
+    assert topics.noted == {0: 1}
