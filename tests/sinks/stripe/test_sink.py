@@ -42,7 +42,7 @@ def test_a_dry_run_says_so_and_ends_clean_and_the_next_one_sends_nothing_again(b
             await assert_exact(broker, fold, found)
             await assert_stops(process)
             assert "a dry run: nothing reaches Stripe" in processes.log()
-            assert "target=double" in processes.log()
+            assert '"target": "double"' in processes.log()
             book = await told(broker)
             assert {outcome.livemode for outcome in book.accepted.values()} == {False}
             again = processes.start()
@@ -115,7 +115,7 @@ def test_refusals_are_outcomes_and_a_mended_meter_gets_what_it_missed(broker: st
             fold.add((ADA, NANO))
             await until_told(broker, lambda book: taken in book.refused)
             await until(
-                lambda: "unusable=['tokens']" in processes.log().replace("'raw', ", ""), "the archived meter seen"
+                lambda: '"unusable": ["tokens"]' in processes.log().replace('"raw", ', ""), "the archived meter seen"
             )
             await found.switch("tokens", "reactivate")
             await until(lambda: found.standing() == mended | {taken: "6"}, "what the meter missed meanwhile")
