@@ -73,7 +73,8 @@ class PartitionAudit:
     commands: int = 0
     commands_applied: int = 0
     commands_repeated: int = 0
-    commands_refused: int = 0
+    commands_refused: Counter[str] = field(default_factory=Counter)
+    """By reason."""
     approved: int = 0
     """Late events that a person approved: counted at the approval, a command, and so no part of `accepted`."""
     without_fact: list[int] = field(default_factory=list)
@@ -89,7 +90,7 @@ class PartitionAudit:
     def holds(self) -> bool:
         return (
             self.accepted == self.counted + self.duplicate + self.rejected.total()
-            and self.commands == self.commands_applied + self.commands_repeated + self.commands_refused
+            and self.commands == self.commands_applied + self.commands_repeated + self.commands_refused.total()
             and not (self.without_fact or self.without_record or self.altered or self.decided_otherwise)
         )
 
@@ -118,10 +119,11 @@ class Audit:
 
     @property
     def rejected(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for line in self.partitions:
-            total += line.rejected
-        return total
+        return sum((line.rejected for line in self.partitions), Counter())
+
+    @property
+    def commands_refused(self) -> Counter[str]:
+        return sum((line.commands_refused for line in self.partitions), Counter())
 
 
 def audit_partition(
@@ -220,7 +222,7 @@ def _count_facts(audit: Audit, line: PartitionAudit, told: SourceRecord) -> None
             case OrderRepeated() | LateRepeated():
                 line.commands_repeated += 1
             case CommandRefused():
-                line.commands_refused += 1
+                line.commands_refused[str(fact.reason)] += 1
             case _:
                 pass
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
@@ -64,8 +65,7 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
         console.out(json.dumps(_as_json(audit), indent=2), highlight=False)
         return
     console.print(_equation_table(audit))
-    reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(audit.rejected.items()))
-    console.out(_equation(audit) + (f"   ({reasons})" if reasons else ""), highlight=False)
+    console.out(_equation(audit) + _reasons(audit.rejected), highlight=False)
     for line in _beside_the_equation(audit):
         console.out(line, highlight=False)
     if audit.differences:
@@ -210,17 +210,24 @@ def _equation(audit: Audit) -> str:
     return f"accepted {accepted:,} {sign} counted {counted:,} + duplicate {duplicate:,} + rejected {rejected:,}"
 
 
+def _reasons(counts: Counter[str]) -> str:
+    told = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    return f"   ({told})" if told else ""
+
+
 def _beside_the_equation(audit: Audit) -> Iterator[str]:
     """What is no usage event: commands, and the late events that some of them counted."""
-    decided, repeated, refused = (audit.sum_of(f"commands_{name}") for name in ("applied", "repeated", "refused"))
+    decided, repeated = audit.sum_of("commands_applied"), audit.sum_of("commands_repeated")
+    refused = audit.commands_refused.total()
     if commands := audit.sum_of("commands"):
         sign = "=" if commands == decided + repeated + refused else "≠"
-        yield f"commands {commands:,} {sign} decided {decided:,} + repeated {repeated:,} + refused {refused:,}"
+        reasons = _reasons(audit.commands_refused)
+        yield f"commands {commands:,} {sign} decided {decided:,} + repeated {repeated:,} + refused {refused:,}{reasons}"
     if approved := audit.sum_of("approved"):
-        yield f"approved {approved:,} late events, counted beside the equation"
+        yield f"late usage approved: {approved:,}, counted beside the equation"
     for key, used in sorted(audit.stripe_untold.items()):
-        quantity, events = plain(used.quantity_nano), f"{used.event_count:,} late events"
-        yield f"not told to Stripe, which takes none that old: {key.account} {key.meter} {quantity}, {events}; invoice them"
+        events = f"{used.event_count:,} of them"
+        yield f"not told to Stripe, which takes none that old: {key.account} {key.meter} {plain(used.quantity_nano)} ({events})"
 
 
 def _as_json(audit: Audit) -> dict[str, Any]:
@@ -233,7 +240,7 @@ def _as_json(audit: Audit) -> dict[str, Any]:
         "commands": audit.sum_of("commands"),
         "commands_applied": audit.sum_of("commands_applied"),
         "commands_repeated": audit.sum_of("commands_repeated"),
-        "commands_refused": audit.sum_of("commands_refused"),
+        "commands_refused": dict(sorted(audit.commands_refused.items())),
         "approved": audit.sum_of("approved"),
         "stripe_untold": [
             {

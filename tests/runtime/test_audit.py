@@ -1,5 +1,6 @@
 """The audit finds what is lost, doubled, altered or told otherwise, and where."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from billing.facts import Entry, EventCounted, EventRejected, Fact, Reason
 from billing.late.types import Approve, LateRequest, LateUsage, Reject
 from billing.records import Genesis, Tick, UsageEvent
 from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
+from runtime.auditing import print_audit
 from runtime.logs import LogRecord, Range
 from schemas.codec import encode
 from schemas.intents import Window
@@ -63,7 +65,8 @@ def test_approved_late_usage_is_counted_beside_the_equation() -> None:
     (line,) = audit.partitions
     assert audit.holds
     assert (line.accepted, line.counted, line.approved) == (0, 0, 1)
-    assert (line.commands, line.commands_applied, line.commands_repeated, line.commands_refused) == (6, 4, 1, 1)
+    assert (line.commands, line.commands_applied, line.commands_repeated) == (6, 4, 1)
+    assert dict(line.commands_refused) == {"stale": 1}
     assert audit.usage[UsageKey("acme/cust", "calls")].event_count == 1
     assert audit.stripe == {}, "Stripe takes no usage that old"
     assert audit.stripe_untold[UsageKey("acme/cust", "tokens")].quantity_nano == 7 * 10**9
@@ -190,3 +193,16 @@ def test_a_book_without_zeros_agrees_with_one_that_has_them() -> None:
     calls, images = UsageKey("a/b", "calls"), UsageKey("a/b", "images")
     assert agree({calls: 2, images: 0}, {calls: 2})
     assert not agree({calls: 2, images: 0}, {images: 0})
+
+
+def test_commands_and_approvals_are_told_beside_the_equation(capsys: pytest.CaptureFixture[str]) -> None:
+    audit = audited(*late_log())
+    print_audit(audit, as_json=False)
+    said = capsys.readouterr().out
+    assert "commands 6 = decided 4 + repeated 1 + refused 1   (stale 1)" in said
+    assert "late usage approved: 1" in said
+    assert "not told to Stripe, which takes none that old: acme/cust tokens 7 (1 of them)" in said
+    print_audit(audit, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["approved"], told["commands_refused"]) == (1, {"stale": 1})
+    assert {row["meter"]: row["quantity"] for row in told["stripe_untold"]} == {"calls": "1", "tokens": "7"}
