@@ -53,6 +53,8 @@ _COPIED_BYTES_MAX: Final = 1 << 20
 """Of a record in its dead letter, and of a key: what a topic takes, as it lies there. A producer that compresses can put
 far larger records on the topic, since Kafka weighs them packed; the ledger alone takes those whole, in parts."""
 _CUT_BYTES: Final = 64 * 1024
+_HEADER_OVERHEAD_BYTES: Final = 9
+"""Avro's: two lengths of at most four bytes, and which of null and bytes the value is."""
 
 
 class UsageFold:
@@ -119,6 +121,10 @@ class UsagePartition:
         genesis, row = decode_record(first.value), self._state.partition
         if row is None or not isinstance(genesis, Genesis) or not continues(row, genesis):
             return False
+        if first.offset > self._last_offset:
+            return (
+                False  # the old log goes on here: retention has taken what lay before, and anybody can append a genesis
+            )
         self._genesis_offset = self.next_offset = first.offset
         self.stop = self._parked = None
         return True
@@ -354,7 +360,7 @@ def _dead_letter(
 ) -> tuple[bytes, bytes]:
     key, value = record.key, record.value
     headers = tuple(Header(name, data) for name, data in record.headers)
-    size_bytes = len(key or b"") + len(value or b"") + sum(len(h.name) + len(h.value or b"") for h in headers)
+    size_bytes = len(key or b"") + len(value or b"") + sum(map(_copied_bytes, headers))
     if size_bytes > _COPIED_BYTES_MAX:
         message = f"{message}; it is {size_bytes} bytes, and {CUT_NOTE}"
         key, value, headers = key and key[:_CUT_BYTES], value and value[:_CUT_BYTES], ()
@@ -371,6 +377,11 @@ def _dead_letter(
         headers=headers,
     )
     return f"{position.incarnation}/{position.partition}/{position.offset}".encode(), encode(letter)
+
+
+def _copied_bytes(header: Header) -> int:
+    """What a header takes in a letter at most: a million empty ones are a few kB packed, and 3 MB there."""
+    return len(header.name.encode()) + len(header.value or b"") + _HEADER_OVERHEAD_BYTES
 
 
 def _closed_total(fact: TotalClosed) -> tuple[TotalKey, Total]:

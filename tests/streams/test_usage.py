@@ -143,6 +143,8 @@ BOMB = b"\0" * 5_000_000
         pytest.param(b"acme/c", BOMB, (), id="value"),
         pytest.param(BOMB, b"garbage", (), id="key"),
         pytest.param(b"acme/c", b"garbage", (("h", BOMB),), id="header"),
+        pytest.param(b"acme/c", b"garbage", (("", b""),) * 700_000, id="many empty headers"),
+        pytest.param(b"acme/c", b"garbage", (("\U0001f600" * 600_000, b""),), id="a header's long name"),
     ],
 )
 def test_a_record_larger_than_its_topic_takes_unpacked_fits_every_output(
@@ -240,6 +242,14 @@ def test_a_genesis_of_the_next_incarnation_in_the_middle_of_a_log_is_refused() -
     (told,) = [*reader.feed(value for _, value in epoch.ledger), *reader.flush()]
     assert told.position == Position(1, 0, forged.offset)
     assert [type(fact) for fact in told.facts] == [GenesisRefused]
+
+
+def test_a_forged_genesis_that_retention_leaves_as_the_first_record_begins_no_log() -> None:
+    """What was folded is gone, and the next record says that the log is another; readers of the ledger would stop for good."""
+    log = history(random.Random(3))[:20]
+    _, _, store = run(log, [])
+    fold = UsageFold(BUILTIN_CATALOG).open(0, store)
+    assert not fold.begin_anew(OnLog(log[-1].offset + 1, None, encode(next_genesis()), log[-1].timestamp))
 
 
 def stop_of(fold: PartitionFold) -> Stop | None:
