@@ -192,8 +192,10 @@ def evolve_order(state: State, effect: OrderEffect, position: Position) -> None:
         state.quarantines.put(effect.account, Quarantine(effect.number, aside))
     elif effect.first_offset is not None:
         assert effect.last_offset is not None, "a stretch has two ends"
-        still = [stretch for stretch in partition.still if stretch[1] > position.offset]
-        state.partition = _with(partition, still=(*still, (effect.first_offset, effect.last_offset)))
+        ordered = (effect.first_offset, effect.last_offset)
+        # Once, however often anybody copies the order: a row that grew with each copy would fit its topic no more one day.
+        still = [stretch for stretch in partition.still if stretch[1] > position.offset and stretch != ordered]
+        state.partition = _with(partition, still=(*still, ordered))
 
 
 def evolve_behaviour(state: State, version: int) -> None:

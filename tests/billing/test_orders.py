@@ -236,6 +236,15 @@ def test_a_time_order_holds_for_what_lies_behind_it() -> None:
     assert folding.state.log_ms == T0_MS + 5
 
 
+def test_a_time_order_that_anybody_copies_is_kept_once() -> None:
+    """Whoever may append usage may append the operator's orders again; the row that keeps them must not grow with it."""
+    folding = Folding()
+    for _ in range(20):
+        give(folding, Time(at(0), 1_000))
+    assert folding.state.partition is not None
+    assert folding.state.partition.still == ((0, 1_000),)
+
+
 def test_stretches_that_are_over_are_forgotten() -> None:
     folding = Folding()
     for n in range(1, 20):
