@@ -39,7 +39,7 @@ from billing.facts import (
 )
 from billing.late.fold import decide_late, evolve_approved, evolve_late_rejected, evolve_received
 from billing.late.types import LATE_TYPES
-from billing.metering.fold import decide_usage, evolve_counted, evolve_opened, evolve_rejected
+from billing.metering.fold import check_duplicate, decide_usage, evolve_counted, evolve_opened, evolve_rejected
 from billing.orders.fold import (
     accounts_aside,
     decide_order,
@@ -122,7 +122,9 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
             evolve_approved(state, fact)
         case LateRejected():
             evolve_late_rejected(state, fact)
-        case EventDuplicate() | PairsCapped() | GenesisRefused() | CommandRefused() | OrderRepeated() | LateRepeated():
+        case EventDuplicate():
+            check_duplicate(fact, position.ordinal)
+        case PairsCapped() | GenesisRefused() | CommandRefused() | OrderRepeated() | LateRepeated():
             pass
         case _:
             assert_never(fact)

@@ -34,6 +34,7 @@ from billing.state import (
 
 __all__ = [
     "OTHER",
+    "check_duplicate",
     "decide_counting",
     "decide_usage",
     "evolve_counted",
@@ -121,6 +122,13 @@ def evolve_rejected(state: State, fact: EventRejected, ordinal: int, log_ms: int
         assert fact.account is not None, "a kept id belongs to an account"
         assert fact.event_id is not None, "a kept id is an id"
         state.seen.put(SeenKey(fact.account, fact.event_id), Seen(log_ms, ordinal, fact.payload_digest))
+
+
+def check_duplicate(fact: EventDuplicate, ordinal: int) -> None:
+    """An event is no duplicate of itself, nor of a later one: such a row is of an epoch that was never committed."""
+    if fact.first_offset >= ordinal:
+        message = f"{fact.account} {fact.event_id[:48]!a} was already met at {name_of_ordinal(fact.first_offset)}"
+        raise RowsContradict(message)
 
 
 def met_before(

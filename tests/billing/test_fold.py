@@ -29,7 +29,7 @@ from billing.metering.fold import OTHER
 from billing.metering.rules import PAIRS_PER_DAY_MAX
 from billing.quantities import NANO
 from billing.records import Tick
-from billing.state import Counter
+from billing.state import Counter, MemoryState
 from tests.billing.harness import CATALOG, DAY_MS, HOUR_MS, T0_MS, Entry, Folding, usage
 
 WINDOW_MS = 34 * DAY_MS
@@ -294,3 +294,15 @@ def test_a_row_that_already_holds_the_record_stops_the_worker() -> None:
     twice = Folding(state=folding.state, offset=1)
     with pytest.raises(RowsContradict, match="already reflects offset 2"):
         twice.append(Entry(usage("e3")))
+
+
+@pytest.mark.parametrize("met_at", [1, 2], ids=["by itself", "by a later record"])
+def test_an_event_that_was_met_before_it_came_stops_the_worker(met_at: int) -> None:
+    """Ids of an epoch whose other rows were never committed: as a duplicate of itself the event would be lost."""
+    folding = Folding()
+    for n in range(1, met_at + 1):
+        folding.append(Entry(usage(f"e{n}")))
+    without_totals = MemoryState()
+    without_totals.partition, without_totals.seen = folding.state.partition, folding.state.seen
+    with pytest.raises(RowsContradict, match=f"already met at offset {met_at}"):
+        Folding(state=without_totals, offset=1).append(Entry(usage(f"e{met_at}")))
