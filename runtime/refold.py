@@ -76,4 +76,17 @@ class Refold:
         self._count += 1
         if self._count % _SWEEP_EVERY == 0:
             self._seen.sweep(self.state.log_ms)
+        missing = self._orders and self._passed(incarnation, offset)
+        if missing:
+            return Refolded((), f"no order lies at {missing}, where one is said to have let an earlier record through")
         return Refolded(tuple(facts))
+
+    def _passed(self, incarnation: int, offset: int) -> list[int]:
+        """Offsets before this record at which an order was to be found, and no record is: nobody can have heard it.
+
+        An older log may have ended before the fold came to an order that it had heard there.
+        """
+        passed = [at for at in self._orders if at < (incarnation, offset)]
+        for at in passed:
+            del self._orders[at]
+        return [order_offset for order_incarnation, order_offset in passed if order_incarnation == incarnation]

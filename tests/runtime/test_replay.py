@@ -14,14 +14,20 @@ from hypothesis import strategies as st
 from billing.catalog.builtin import BUILTIN_CATALOG
 from billing.facts import EventCounted, EventDuplicate, Fact
 from billing.metering.rules import SEEN_MS
+from billing.orders.types import Resume
+from billing.records import Genesis, Position, Tick
 from billing.state import Seen, SeenKey
 from runtime.ledger_log import raw_records, whole_records
 from runtime.logs import LogRecord
 from runtime.refold import SweptSeen
 from runtime.replay import PartitionReplay, TotalsBook, replay_partition
+from schemas.codec import encode
 from schemas.ledger import PART_BYTES_MAX, SourceRecord, encode_facts
 from schemas.totals import decode_total
-from tests.streams.test_usage import DAY_MS, START_MS, OnLog, history, run
+from streams.usage import UsageFold
+from tests.streams.memory_store import MemoryStore
+from tests.streams.test_usage import DAY_MS, START_MS, OnLog, event, history, run
+from tests.support.operator import public_key, signed
 
 LOG = history(random.Random(7))
 LEDGER, TOTALS, _ = run(LOG, [50, 51, 200])
@@ -95,6 +101,29 @@ def test_the_first_record_that_was_changed_is_named(change: Callable[[SourceReco
     assert found.difference.expected != found.difference.found
     assert found.records == told.index(first), "what came before it was compared"
     assert json.dumps(found.difference._asdict()), "and it can be printed as JSON"
+
+
+def let_through(*, by_an_order_on_the_log: bool) -> list[bytes]:
+    """The ledger of a log whose record at 1 was let through by an order at 2, which may never have been committed."""
+    key, value = event(1, "c", START_MS)
+    now_ms = START_MS + 50 * DAY_MS
+    order = OnLog(2, None, encode(signed(Resume(Position(1, 0, 1)))), now_ms)
+    log = [OnLog(0, None, encode(Genesis("test", 1, 1, public_key())), START_MS), OnLog(1, key, value, now_ms), order]
+    log.append(OnLog(3, None, encode(Tick(0)), now_ms))
+    fold = UsageFold(BUILTIN_CATALOG).open(0, MemoryStore())
+    fold.fold(log, now_ms)
+    assert fold.hear(order)
+    fold.fold([record for record in log[1:] if by_an_order_on_the_log or record is not order], now_ms)
+    return [value for _, value in fold.take().ledger]
+
+
+def test_an_order_that_nobody_can_have_heard_is_found() -> None:
+    """Signed, and never on the log: its transaction was aborted."""
+    assert replayed(let_through(by_an_order_on_the_log=True), {}).records == 4
+    found = replayed(let_through(by_an_order_on_the_log=False), {}).difference
+    assert found is not None
+    assert found.where == "usage-events 0/3, incarnation 1"
+    assert "no order lies at [2]" in str(found.problem)
 
 
 def test_a_spelling_that_decodes_alike_is_a_difference_too() -> None:
