@@ -12,6 +12,7 @@ from typing import Any
 import faust
 from aiokafka.structs import TopicPartition
 
+from streams.assignor import LevelAssignor
 from streams.consumer import FoldConsumer, FoldTransport
 from streams.edges import Edges
 from streams.engine import Engine
@@ -138,6 +139,7 @@ def _faust_settings(options: Options, partitions: int) -> dict[str, Any]:
         "producer_request_timeout": _APPEND_TIMEOUT_S,
         "datadir": options.data_dir / "faust",
         "TableManager": FoldTables,
+        "PartitionAssignor": LevelAssignor,
         "table_standby_replicas": options.standby_replicas,
         "topic_partitions": partitions,
         "topic_allow_declare": False,

@@ -97,7 +97,9 @@ PINS: Final[dict[str, dict[str, str]]] = {
         "faust.assignor.partition_assignor:PartitionAssignor.assigned_actives": "bcc300fe54b13a7a",
         "faust.assignor.partition_assignor:PartitionAssignor.on_assignment": "5595d3f361831c48",
     },
-    "each partition has one owner, and standbys elsewhere that are given changelogs alone: streams/standby.py": {
+    "each partition has one owner, and standbys elsewhere that are given changelogs alone: streams/assignor.py": {
+        "faust.assignor.partition_assignor:PartitionAssignor._global_table_standby_assignments": "0746062e5e7839d6",
+        "faust.assignor.client_assignment:ClientAssignment.add_copartitioned_assignment": "64caacd8ca9666b3",
         "faust.assignor.partition_assignor:PartitionAssignor.assigned_standbys": "e5d9e07ef82eb5c1",
         "faust.assignor.client_assignment:ClientAssignment.kafka_protocol_assignment": "c5f43dca8b7e6d9a",
         "faust.assignor.copartitioned_assignor:CopartitionedAssignor.get_assignment": "e322ececbca5b861",

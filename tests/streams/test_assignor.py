@@ -1,13 +1,21 @@
-"""Faust's assignor, on which owners and standbys rest: every partition has one owner and its standbys, whoever comes and goes."""
+"""The assignor, on which owners and standbys rest: every partition has one owner and its standbys, whoever comes and goes."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from faust.assignor.client_assignment import CopartitionedAssignment
+from faust.assignor.client_assignment import ClientAssignment, CopartitionedAssignment
 from faust.assignor.copartitioned_assignor import CopartitionedAssignor
+
+from streams.app import build_app
+from streams.assignor import level
+from streams.options import Options
+from tests.streams.toy import ToyFold
 
 TOPICS = {"source", "changelog"}
 
@@ -25,7 +33,17 @@ class Group:
             for name, (actives, standbys) in self.members.items()
         }
         given = CopartitionedAssignor(TOPICS, told, self.partitions, self.replicas).get_assignment()
-        self.members = {name: (frozenset(each.actives), frozenset(each.standbys)) for name, each in given.items()}
+        members = {name: ClientAssignment(actives={}, standbys={}) for name in given}
+        for name, each in given.items():
+            members[name].add_copartitioned_assignment(each)
+        level(members)
+        self.members = {name: self._told(member) for name, member in members.items()}
+
+    @staticmethod
+    def _told(member: ClientAssignment) -> tuple[frozenset[int], frozenset[int]]:
+        (actives,) = {frozenset(numbers) for numbers in member.actives.values()}
+        (standbys,) = {frozenset(numbers) for numbers in member.standbys.values()}
+        return actives, standbys
 
     def check(self) -> None:
         owners = Counter(number for actives, _ in self.members.values() for number in actives)
@@ -33,6 +51,8 @@ class Group:
         followers = Counter(number for _, standbys in self.members.values() for number in standbys)
         copies = min(self.replicas, len(self.members) - 1)
         assert followers == (dict.fromkeys(range(self.partitions), copies) if copies else {})
+        counts = [len(actives) for actives, _ in self.members.values()]
+        assert max(counts) - min(counts) <= 1, "nobody is left without work that others have"
         assert all(not actives & standbys for actives, standbys in self.members.values()), "nobody stands by for itself"
 
 
@@ -61,6 +81,18 @@ def test_a_lone_worker_is_given_everything_whatever_standbys_are_asked_for(parti
     assert group.members == {"one": (frozenset(range(partitions)), frozenset())}
 
 
+def test_without_levelling_the_last_of_three_workers_has_none_of_four_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.streams.test_assignor.level", lambda _: None)
+    group = Group(4, replicas=1)
+    for name in ("one", "two", "three"):
+        group.members[name] = (frozenset(), frozenset())
+        group.rebalance()
+    with pytest.raises(AssertionError, match="without work"):
+        group.check()
+
+
 def test_a_dead_owners_partitions_go_to_those_who_stand_by_for_them() -> None:
     group = Group(12, replicas=1)
     group.members = dict.fromkeys(("one", "two"), (frozenset(), frozenset()))
@@ -69,3 +101,19 @@ def test_a_dead_owners_partitions_go_to_those_who_stand_by_for_them() -> None:
     assert heir[1] == dead[0], "of two workers each stands by for the other"
     group.rebalance()
     assert group.members["two"][0] == frozenset(range(12))
+
+
+async def _assigned_by_a_worker(folder: Path) -> list[tuple[str, list[int]]]:
+    """What the assignor of a worker as it is built sends to three members that join at once."""
+    app = build_app(Options("127.0.0.1:1", folder), ToyFold(), 4)
+    topics = {app.engine.options.topics.source, *app.engine.options.topics.changelogs.values()}
+    cluster = SimpleNamespace(partitions_for_topic=lambda _: {0, 1, 2, 3})
+    members = {name: app.assignor.metadata(topics) for name in ("one", "two", "three")}
+    given = app.assignor._perform_assignment(cluster, members)
+    return [item for each in given.values() for item in each.assignment if item[0] == app.engine.options.topics.source]
+
+
+def test_a_worker_is_built_with_it(tmp_path: Path) -> None:
+    source = asyncio.run(_assigned_by_a_worker(tmp_path))
+    assert sorted(len(numbers) for _, numbers in source) == [1, 1, 2]
+    assert sorted(number for _, numbers in source for number in numbers) == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams import app, consumer, header_names, recovery, tables
+from streams import app, assignor, consumer, header_names, recovery, tables
 from tests.streams.faust_pins import PINS
 
 CASES = [(name, pinned, why) for why, functions in PINS.items() for name, pinned in functions.items()]
@@ -44,7 +44,7 @@ def test_a_changed_source_is_noticed() -> None:
 def overriding() -> list[tuple[str, Any, str]]:
     """(name, function, `module:Class.name` of what it overrides) for each method of ours over one of theirs."""
     found = []
-    for module in (app, consumer, header_names, recovery, tables):
+    for module in (app, assignor, consumer, header_names, recovery, tables):
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__:
                 found += [(f"{cls.__name__}.{name}", *pair) for name, pair in _overrides_of(cls)]

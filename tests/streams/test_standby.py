@@ -86,3 +86,10 @@ def test_without_standbys_nothing_is_followed(make_world: MakeWorld, rng: random
     for worker in (one, two):
         assert worker.stop() == 0, worker.log_tail()
     assert differences(world, complete=True) == []
+
+
+def test_three_workers_share_four_partitions(make_world: MakeWorld) -> None:
+    world = make_world(4)
+    workers = [world.worker(name).start().wait_owner() for name in ("one", "two", "three")]
+    for worker in workers:
+        assert worker.stop() == 0, worker.log_tail()
