@@ -1,7 +1,7 @@
 """Late usage: an event older than the window waits for a person, and is counted where that person's approval lies.
 
-Each id is decided once, for ever: its row stays, small, after the event in it has gone. So whoever repeats a request, be it
-years later, changes nothing.
+Each id is decided once, for ever: its row stays, small, after the event in it has gone. A decision is worth something for ten
+minutes only: whoever appends one again that was refused, when it would not be refused any more, changes nothing.
 """
 
 from typing import Final, assert_never
@@ -36,6 +36,8 @@ __all__ = ["decide_late", "evolve_approved", "evolve_late_rejected", "evolve_rec
 
 _NOT_LATE: Final = "occurred_at is not older than the window; send it like any other event, without --late"
 _CONFLICT: Final = "give each event an id of its own"
+_DECISION_AGE_MS_MAX: Final = 10 * 60_000
+"""Between a decision's signature and its log time: clocks that are kept, and a broker that is away for a while."""
 
 
 class _Refused(Exception):
@@ -54,6 +56,8 @@ def decide_late(
     try:
         account = _account_of(state, command, key, position)
         request = decode_late(command.type, command.value)
+        if not isinstance(request, LateUsage):
+            _refuse_old(command.issued_at_ms, log_ms)
         return _decide(state, catalog, request, account, log_ms)
     except _Refused as exc:
         return [CommandRefused(exc.reason, command.type, exc.message)]
@@ -93,6 +97,18 @@ def _account_of(state: State, command: Command, key: bytes | None, position: Pos
     if is_aside(state, account):
         raise _Refused(Reason.QUARANTINED, "the account is set aside by the operator's order")
     return account
+
+
+def _refuse_old(issued_at_ms: int, log_ms: int) -> None:
+    """Anybody who may append usage can append an old approval again, say of an id whose last count is forgotten by now."""
+    apart_ms = log_ms - issued_at_ms
+    if abs(apart_ms) > _DECISION_AGE_MS_MAX:
+        when = "before" if apart_ms > 0 else "after"
+        message = (
+            f"issued_at: it was signed {abs(apart_ms) // 1_000} s {when} the log's time; at most"
+            f" {_DECISION_AGE_MS_MAX // 1_000} s are taken; see to the clocks, and decide again"
+        )
+        raise _Refused(Reason.STALE, message)
 
 
 def _decide(state: State, catalog: Catalog, request: LateRequest, account: str, log_ms: int) -> list[Fact]:

@@ -42,7 +42,8 @@ OLD_MS = T0_MS - 40 * DAY_MS
 
 
 def give(folding: Folding, request: LateRequest, log_ms: int = T0_MS, account: str = ALICE) -> list[Fact]:
-    return folding.append(Record(signed_late(request, account), account.encode(), log_ms))
+    command = signed_late(request, account, issued_at_ms=log_ms)
+    return folding.append(Record(command, account.encode(), log_ms))
 
 
 def late_event(event_id: str = "late-1", occurred_at_ms: int = OLD_MS, **fields: Any) -> UsageEvent:
@@ -146,6 +147,32 @@ def test_an_id_that_was_counted_while_it_waited_is_not_approved() -> None:
     folding.outcome(usage("late-1"))
     assert refusal(give(folding, Approve("late-1"))) is Reason.ID_CONFLICT
     assert isinstance(give(folding, Reject("late-1"))[0], LateRejected)
+
+
+@pytest.mark.parametrize("decision", [Approve("late-1"), Reject("late-1")], ids=["approved", "rejected"])
+def test_a_decision_that_was_refused_is_worth_nothing_when_somebody_sends_it_again(decision: LateRequest) -> None:
+    """It is signed, and lies on the log for all to copy. By now the event waits, or its id's count is forgotten."""
+    folding = Folding()
+    command = signed_late(decision, ALICE, issued_at_ms=T0_MS)
+    assert refusal(folding.append(Record(command, ALICE.encode(), T0_MS))) is Reason.STALE
+    give(folding, LateUsage(late_event()))
+    folding.outcome(usage("late-1"))
+    later_ms = T0_MS + 36 * DAY_MS
+    assert refusal(folding.append(Record(command, ALICE.encode(), later_ms))) is Reason.STALE
+    assert len(folding.state.totals.rows) == 1, "counted once"
+    (row,) = folding.state.late.rows.values()
+    assert row.event is not None, "it waits"
+
+
+@pytest.mark.parametrize(
+    ("apart_ms", "is_taken"), [(600_000, True), (600_001, False), (-600_000, True), (-600_001, False)]
+)
+def test_a_decision_is_taken_for_ten_minutes(apart_ms: int, *, is_taken: bool) -> None:
+    folding = Folding()
+    give(folding, LateUsage(late_event()))
+    command = signed_late(Reject("late-1"), ALICE, issued_at_ms=T0_MS - apart_ms)
+    (fact,) = folding.append(Record(command, ALICE.encode(), T0_MS))
+    assert isinstance(fact, LateRejected if is_taken else CommandRefused)
 
 
 def test_an_approved_id_is_known_to_the_other_doors() -> None:

@@ -77,7 +77,8 @@ class FoldLog:
         """What the operator asks about late usage, on the account's partition."""
         key = account.encode()
         number = partition_of(key, self.partition_count)
-        return self.add(number, key, encode(signed_late(request, account, "deployment")), append_ms)
+        command = signed_late(request, account, "deployment", issued_at_ms=append_ms)
+        return self.add(number, key, encode(command), append_ms)
 
     def add(self, partition: int, key: bytes | None, value: bytes | None, append_ms: int) -> SourceRecord:
         """A record of these bytes."""

@@ -34,10 +34,15 @@ def key_of(order: Order) -> bytes | None:
 
 
 def signed_late(
-    request: LateRequest, account: str, deployment_id: str = "test", by: Ed25519PrivateKey = OPERATOR_KEY
+    request: LateRequest,
+    account: str,
+    deployment_id: str = "test",
+    by: Ed25519PrivateKey = OPERATOR_KEY,
+    issued_at_ms: int = 1,
 ) -> Command:
     """What is asked about late usage, to lie under the account's key."""
-    unsigned = Command(late_type(request), deployment_id, b"r" * 16, 1, encode_late(request), OPERATOR, signature=b"")
+    value = encode_late(request)
+    unsigned = Command(late_type(request), deployment_id, b"r" * 16, issued_at_ms, value, OPERATOR, signature=b"")
     return msgspec.structs.replace(unsigned, signature=by.sign(message_to_sign(unsigned, account.encode())))
 
 
