@@ -89,6 +89,9 @@ class OwnedPartition:
         self._is_open = asyncio.Event()
         """The open epoch has effects; also set by the end, which waits for nothing more."""
         self._hurry = asyncio.Event()
+        self._parked_row = asyncio.Event()
+        """The position row says that the fold is parked, if it is: whoever takes the partition over stands here, too."""
+        self._parked_row.set()
         self._next_epoch_at = 0.0
         self._closing = False
         self._was_full = self.is_full
@@ -169,15 +172,22 @@ class OwnedPartition:
             self._open_first_ms = records[0].timestamp
         self._open_count += folded_count
         stop = self.fold.stop
-        is_newly_parked = stop is not None and stop.kind is StopKind.PARKED and stop != stop_before
-        if folded_count or is_newly_parked:
+        if folded_count:
             self._is_open.set()
+        if stop != stop_before:
+            self._note_parking()
         if self._open_count >= self._options.records_per_epoch_max:
             self._hurry.set()
         if answers:
             self._around.on_answers(answers)
 
     # Standing before a record
+
+    def _note_parking(self) -> None:
+        """A fold that came to be parked has something to commit, though no record was folded."""
+        if self.fold.stop is not None and self.fold.stop.kind is StopKind.PARKED:
+            self._parked_row.clear()
+            self._is_open.set()
 
     def _stand_if_stopped(self) -> None:
         if self.fold.stop is not None and self._standing is None and not self._closing:
@@ -194,10 +204,17 @@ class OwnedPartition:
         self._standing = None
 
     async def _until_let_through(self, stop: Stop) -> None:
-        """An order behind the record lets it through; so does the clock, where that is all it waits for."""
+        """An order behind the record lets it through; so does the clock, where that is all it waits for.
+
+        No order is heard before the position row says that the partition is parked. Else a worker that was replaced would
+        let the record through by the order, and its successor, for which the record is in order by now, without it: they
+        would decide differently, and one of them has answered.
+        """
+        await self._parked_row.wait()
         async with self._around.follow(stop.offset + 1) as pages:
             async for page in pages:
-                if any(self.fold.hear(record) for record in page.records):
+                if any(self.fold.hear(record) or self.fold.stop != stop for record in page.records):
+                    self._note_parking()
                     return
                 if stop.kind is StopKind.AHEAD:
                     self._fold(self._waiting.popleft())
@@ -228,6 +245,7 @@ class OwnedPartition:
     async def _commit_one(self) -> None:
         """Commit the open epoch, which grew until its turn came; the next one fills meanwhile."""
         self._next_epoch_at = asyncio.get_running_loop().time() + self._options.epoch_interval_s
+        tells_of_parking = not self._parked_row.is_set()
         epoch = self.fold.take()
         epoch.note = _note_of(self.fold.stop)
         check_epoch(epoch, self.fold)
@@ -242,6 +260,8 @@ class OwnedPartition:
         async with asyncio.timeout(self._options.commit_timeout_s):
             await self._around.commit(epoch)
         self._rows.release()
+        if tells_of_parking:
+            self._parked_row.set()
         self.committed_offset = epoch.next_offset
         done = EpochDone(self._committing_count, (time.perf_counter() - began) * 1_000)
         self._committing_count = 0

@@ -101,6 +101,8 @@ class UsagePartition:
         self._parked = position.parked if position else None
         self._heard: Heard | None = None
         """The order that lets the next record through."""
+        self._unhelpful: set[int] = set()
+        """Offsets of orders that let the record through before which the fold stands, and it stood again."""
         self.stop: Stop | None = self._stop_of_before()
         self._epoch = Epoch([], {}, [], {}, self.next_offset or 0)
         self._outcomes: Counter[tuple[str, str]] = Counter()
@@ -165,7 +167,7 @@ class UsagePartition:
     def hear(self, record: Record) -> bool:
         """Whether a record further on is the operator's order that lets through the one that the fold stands before."""
         stop, partition_row = self.stop, self._state.partition
-        if stop is None or partition_row is None or stop.kind is StopKind.BEHAVIOUR:
+        if stop is None or partition_row is None or stop.kind is StopKind.BEHAVIOUR or record.offset in self._unhelpful:
             return False
         command = decode_record(record.value)
         if not isinstance(command, Command) or record.value is None:
@@ -175,7 +177,9 @@ class UsagePartition:
         position = Position(partition_row.incarnation + is_anew, self._partition, stop.offset)
         if not lets_through(self._state, heard, position):
             return False
-        if stop.kind is StopKind.AHEAD and not settles_time(heard):
+        if stop.kind is StopKind.AHEAD:
+            if settles_time(heard):
+                self._park(Stop(stop.offset, StopKind.PARKED, stop.message))
             return False
         self._heard, self.stop = heard, None
         return True
@@ -197,8 +201,11 @@ class UsagePartition:
         return None
 
     def _waits_for_clock(self, record: Record) -> bool:
-        """A record that is ahead of the worker's clock waits, but where an order has settled its time."""
-        if self._heard is not None and settles_time(self._heard):
+        """A record that is ahead of the worker's clock waits, but where an order lets it through or has settled its time.
+
+        Which order that is must not depend on a clock, and it waits no more once the partition is parked.
+        """
+        if self._heard is not None:
             return False
         partition_row = self._state.partition
         return partition_row is None or not stands_still(partition_row, record.offset)
@@ -207,10 +214,17 @@ class UsagePartition:
         """Come to stand before a record: what the epoch holds of it goes, what precedes it stays."""
         if isinstance(reason, RecordCrashed) and reason.half_applied:
             self._restore()
+        if self._heard is not None:
+            self._unhelpful.add(self._heard.offset)
         self._heard = None
         self.stop = stop_before(self._partition, record, reason)
         if self.stop.kind is StopKind.PARKED:
-            self._parked = Parked(self.stop.offset, self.stop.message)
+            self._park(self.stop)
+
+    def _park(self, stop: Stop) -> None:
+        """Stand whoever owns the partition, once this is in the position row."""
+        self.stop = stop
+        self._parked = Parked(stop.offset, stop.message)
 
     def _restore(self) -> None:
         """Bring the state back to the last whole record, by the open epoch's facts: they alone make the state.
@@ -260,6 +274,7 @@ class UsagePartition:
         self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
         self.next_offset = record.offset + 1
         self._heard = self._parked = None
+        self._unhelpful.clear()
         self._genesis_offset = None
 
     def _put_out(self, facts: Sequence[Fact], record: Record, position: Position, epoch: Epoch) -> None:

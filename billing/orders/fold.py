@@ -177,7 +177,7 @@ def stands_still(partition: PartitionRow, offset: int) -> bool:
 def evolve_honoured(state: State, fact: OrderHonoured, position: Position) -> None:
     partition = state.partition
     assert partition is not None, "an order needs an operator, and the operator a genesis"
-    honoured = (*[offset for offset in partition.honoured if offset > position.offset], fact.offset)
+    honoured = (*[offset for offset in partition.honoured if offset >= position.offset], fact.offset)
     state.partition = _with(partition, honoured=honoured)
     evolve_order(state, fact.effect, position)
 

@@ -304,6 +304,22 @@ def test_a_parked_partition_commits_what_precedes_and_goes_on_by_an_order_behind
     play(scene)
 
 
+def test_no_order_is_heard_before_the_position_row_says_that_the_partition_is_parked() -> None:
+    async def scene(s: Scene) -> None:
+        s.fold.stops_at = {3: StopKind.PARKED}
+        s.behind = [OnLog(9, value=b"3")]
+        s.offer(0, 6)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert s.fold.stop is not None, "a worker that was replaced gets no further than this"
+        s.let_through.set()
+        await s.settle(2)
+        assert s.committed == [3, 6]
+        await s.partition.drain()
+
+    play(scene)
+
+
 def test_a_partition_that_was_parked_before_it_was_taken_over_stands_at_once() -> None:
     async def scene(s: Scene) -> None:
         s.fold.stops_at, s.fold.stop = {0: StopKind.PARKED}, Stop(0, StopKind.PARKED, "say so")

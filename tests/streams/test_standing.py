@@ -128,7 +128,13 @@ class Partition:
         if stop.kind is StopKind.AHEAD and self.now_ms != self._stood_at_ms:
             self._stood_at_ms = self.now_ms
             return True
-        return hearing and any(self.fold.hear(record) for record in rest if record.offset > stop.offset)
+        behind = [record for record in rest if record.offset > stop.offset]
+        if not hearing or not any(self.fold.hear(record) or self.fold.stop != stop for record in behind):
+            return False
+        if self.fold.stop is None:
+            return True
+        self.commit()  # parked by an order, which is honoured once the position row says so
+        return self._may_go_on(rest, hearing=hearing)
 
 
 def at(offset: int) -> Position:
@@ -181,6 +187,23 @@ def test_an_order_settles_what_the_clock_would_not() -> None:
     assert isinstance(partition.facts(last)[-1], EventCounted), "the order's stretch lets it through"
     assert partition.facts(order) == (OrderRepeated("time"),)
     assert isinstance(partition.facts(after)[-1], EventCounted)
+
+
+def test_an_order_about_time_is_honoured_by_whoever_owns_the_partition_once_it_is_parked() -> None:
+    """A worker whose clock has come round folds the record without the order: it must not, once another has honoured it."""
+    partition = Partition(now_ms=START_MS)
+    ahead = partition.event(1, append_ms=START_MS + YEAR_MS)
+    partition.order(Time(at(ahead), ahead))
+    partition.fold.fold(partition.log, START_MS)
+    assert not partition.fold.hear(partition.log[-1]), "it parks first"
+    assert partition.stop is not None
+    assert partition.stop.kind is StopKind.PARKED
+    partition.commit()
+    partition.restart()
+    partition.now_ms = None
+    assert partition.run() is None
+    partition.commit()
+    assert isinstance(partition.facts(ahead)[0], OrderHonoured)
 
 
 def test_an_account_order_settles_no_time() -> None:
@@ -369,6 +392,27 @@ def test_an_order_that_does_not_help_leaves_it_standing_for_the_next() -> None:
     partition.fold.fold(partition.log[1:], START_MS)
     partition.commit()
     assert "position: 1 is folded" in getattr(partition.facts(2)[0], "message", "")
+
+
+def test_an_order_that_did_not_help_does_not_hide_the_next() -> None:
+    """Whoever stands reads the log behind the record from its beginning, again and again."""
+    partition = Partition(crashing())
+    bad = partition.event(1, "poison")
+    partition.order(Resume(at(bad)))
+    partition.order(QuarantineRecord(at(bad)))
+    assert partition.run() is None
+    partition.commit()
+    assert [type(fact) for fact in partition.facts(bad)] == [OrderHonoured, EventRejected]
+
+
+def test_an_order_that_had_its_effect_and_needs_an_order_itself_is_still_a_repeated_one() -> None:
+    partition = Partition(now_ms=START_MS)
+    first = partition.event(1, append_ms=START_MS + YEAR_MS)
+    order = partition.order(Time(at(first), first), START_MS + YEAR_MS)
+    partition.order(Resume(at(order)))
+    assert partition.run() is None
+    partition.commit()
+    assert partition.facts(order)[-1] == OrderRepeated("time")
 
 
 def test_a_disk_that_does_not_answer_parks_nothing() -> None:
