@@ -16,7 +16,7 @@ from streams.options import TopicNames
 from streams.port import TABLES
 from tests.simulation.disk import Disk
 from tests.simulation.log import Entry
-from tests.simulation.model import Fact, Model, Tick
+from tests.simulation.model import Fact, Model, Order, Stuck, Tick
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -59,12 +59,21 @@ def _ledger(world: World, number: int, model: Model) -> Iterator[str]:
     told, gaps = _read_ledger(world, number)
     yield from gaps
     previous = -1
-    for sent, record in zip_longest(world.source(number), told):
+    sources = world.source(number)
+    orders = [(sent.offset, sent.note) for sent in sources if isinstance(sent.note, Order)]
+    for sent, record in zip_longest(sources, told):
         if sent is None or record is None or record.offset != sent.offset:
             yield f"ledger {number}: {record and record.offset} stands where the log has {sent and sent.offset}"
             return
-        expected = model.decide(sent.offset, sent.timestamp, Tick() if sent.note is None else sent.note)
         facts = [_plain(fact) for fact in record.raw_facts]
+        later = [order for order in orders if order[0] > sent.offset]
+        try:
+            note = Tick() if sent.note is None else sent.note
+            honoured_at = facts[0][1] if facts and facts[0][0] == "order honoured" else None
+            expected = model.decide(sent.offset, sent.timestamp, note, later, honoured_at)
+        except Stuck as stuck:
+            yield f"ledger {number}: {stuck}, and the fold went on"
+            return
         if facts != expected:
             yield f"ledger {number}: {sent.offset} ({sent.note}) caused\n      {facts}, not\n      {expected}"
         source = [sent.key, sent.value, [list(header) for header in sent.headers], sent.timestamp, previous]
@@ -111,11 +120,16 @@ _FACTS: dict[int, tuple[str, tuple[int, ...]]] = {
     9: ("genesis", (0, 1, 2, 3)),
     10: ("genesis refused", ()),
     11: ("command refused", (0, 1)),
+    14: ("behaviour switched", (0,)),
+    15: ("order repeated", (0,)),
 }
 """By the wire's tag: the model's name, and which fields it has an opinion of (not on messages and payload digests)."""
 
 
 def _plain(raw: list[Any]) -> Fact:
+    if raw[0] in (12, 13):  # their effect is a struct of its own
+        effect = [*raw[-1], None, None, None, None][:5]
+        return ("order honoured", raw[3], *effect) if raw[0] == 12 else ("order applied", *effect)
     name, fields = _FACTS[raw[0]]
     return (name, *(raw[1 + index] for index in fields))
 
@@ -151,7 +165,7 @@ def _positions(world: World, number: int) -> Iterator[str]:
     for entry in world.broker.logs[TOPICS.accounts_changelog, number].ever_committed():
         if entry.key == POSITION_KEY and entry.value is not None:
             row = decode_position(entry.value)
-            if row.next_offset <= position or row.log_ms < log_ms:
+            if row.next_offset < position or row.log_ms < log_ms:
                 yield f"position {number}: {row.next_offset} at {row.log_ms} follows {position} at {log_ms}"
             position, log_ms = row.next_offset, row.log_ms
     records = world.source(number)

@@ -5,14 +5,14 @@ Written from the documents. A record is known to it by the note that the load pu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-__all__ = ["Event", "Fact", "Flawed", "Genesis", "Model", "Tick", "Unsigned"]
+__all__ = ["Event", "Fact", "Flawed", "Genesis", "Model", "Order", "Poison", "Stuck", "Tick", "Unsigned"]
 
 DAY_MS = 86_400_000
 HOUR_US = 3_600_000_000
@@ -56,6 +56,8 @@ class Flawed:
     field: str | None
     account: str | None = None
     event_id: str | None = None
+    under: str | None = None
+    """The account that its key names."""
 
     def __str__(self) -> str:
         return f"a record that is {self.reason}" + (f" ({self.field})" if self.field else "")
@@ -69,6 +71,38 @@ class Unsigned:
 
     def __str__(self) -> str:
         return f"an unsigned command {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """An event on which the rules raise. Its id is its own."""
+
+    event: Event
+
+    def __str__(self) -> str:
+        return f"an event that the rules raise on: {self.event}"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator orders, or somebody who is none."""
+
+    kind: str
+    number: int
+    """When it was issued, ms."""
+    partition: int = 0
+    offset: int = -1
+    """The record it is about; -1: none."""
+    last_offset: int = -1
+    account: str | None = None
+    home: int = 0
+    """The partition of `account`."""
+    forged: bool = False
+
+    def __str__(self) -> str:
+        about = f" about {self.account}" if self.account else ""
+        about += f" for offset {self.offset}" if self.offset >= 0 else ""
+        return f"{'a forged' if self.forged else 'an'} order {self.kind}{about}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +122,13 @@ class Tick:
         return "a tick"
 
 
-Note = Event | Flawed | Unsigned | Genesis | Tick
+Note = Event | Flawed | Poison | Unsigned | Order | Genesis | Tick
+Later = Sequence[tuple[int, object]]
+"""Offsets and notes of what lies further on."""
+
+
+class Stuck(Exception):
+    """The partition stands before a record, and nobody has ordered otherwise."""
 
 
 class Line(NamedTuple):
@@ -125,9 +165,92 @@ class Model:
     dead: list[tuple[int, str]] = field(default_factory=list)
     """Offset and reason of every refused record, failed calls aside."""
 
-    def decide(self, offset: int, append_ms: int, note: object) -> list[Fact]:
-        """The record's facts, and their effects."""
-        self.log_ms = max(self.log_ms, append_ms)
+    aside: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """The last order about each account: its number, and whether it sets the account aside."""
+    honoured: set[int] = field(default_factory=set)
+    still: list[tuple[int, int]] = field(default_factory=list)
+
+    def decide(
+        self, offset: int, append_ms: int, note: object, later: Later = (), honoured_at: int | None = None
+    ) -> list[Fact]:
+        """The record's facts, and their effects. Raises Stuck where no later order lets it through.
+
+        `honoured_at`: the order that the ledger says has let the record through. Where only a clock decides whether the
+        partition stood there, either is right; that everybody took the same is told by the answers.
+        """
+        is_still = any(first <= offset <= last for first, last in self.still)
+        jumps = self.genesis is not None and not is_still and append_ms - self.log_ms > 40 * DAY_MS
+        crashes = self._crashes(note)
+        if honoured_at is None and not jumps and not crashes:
+            self.log_ms = self.log_ms if is_still else max(self.log_ms, append_ms)
+            return self._decide(offset, note)
+        for order_offset, order in later:
+            is_meant = jumps or crashes or order_offset == honoured_at
+            if (
+                is_meant
+                and isinstance(order, Order)
+                and self._lets_through(order, order_offset, offset, note, jumps=jumps)
+            ):
+                return self._let_through(order, order_offset, offset, append_ms, note, is_still=is_still)
+        message = f"nothing lets {offset} ({note}) through"
+        raise Stuck(message)
+
+    def _crashes(self, note: object) -> bool:
+        return isinstance(note, Poison) and not self._is_aside(note.event.account)
+
+    def _is_aside(self, account: str | None) -> bool:
+        return account is not None and self.aside.get(account, (0, False))[1]
+
+    def _lets_through(self, order: Order, at: int, offset: int, note: object, *, jumps: bool) -> bool:
+        if order.forged or order.partition != self.partition or at in self.honoured:
+            return False
+        if not (order.offset == offset or (order.kind == "time" and order.offset <= offset <= order.last_offset)):
+            return False
+        if order.kind == "quarantine_record":
+            return True
+        if order.kind == "quarantine_account":
+            is_newer = order.number > self.aside.get(str(order.account), (-1, False))[0]
+            is_theirs = isinstance(note, Poison) and note.event.account == order.account
+            return is_newer and is_theirs and not jumps and order.home == self.partition
+        if jumps and order.kind not in ("resume", "time"):
+            return False
+        return not self._crashes(note)
+
+    def _let_through(
+        self, order: Order, at: int, offset: int, append_ms: int, note: object, *, is_still: bool
+    ) -> list[Fact]:
+        self.honoured.add(at)
+        fact = ("order honoured", at, *self._apply(order))
+        if order.kind not in ("time", "quarantine_record") and not is_still:
+            self.log_ms = max(self.log_ms, append_ms)
+        return [
+            fact,
+            *(self._set_aside(offset, note) if order.kind == "quarantine_record" else self._decide(offset, note)),
+        ]
+
+    def _apply(self, order: Order) -> Fact:
+        """What an order changes, as the ledger tells it: kind, account, number, first and last offset."""
+        if order.account is not None:
+            self.aside[order.account] = order.number, order.kind == "quarantine_account"
+            return (order.kind, order.account, order.number, None, None)
+        if order.kind == "time":
+            self.still.append((order.offset, order.last_offset))
+            return (order.kind, None, None, order.offset, order.last_offset)
+        return (order.kind, None, None, None, None)
+
+    def _set_aside(self, offset: int, note: object) -> list[Fact]:
+        match note:
+            case Tick():
+                return []
+            case Genesis():
+                return [("genesis refused",)]
+            case Unsigned() | Order():
+                self.dead.append((offset, "quarantined"))
+                return [("command refused", "quarantined", note.kind)]
+            case _:
+                return [self._refused(offset, "quarantined", None, None, None)]
+
+    def _decide(self, offset: int, note: object) -> list[Fact]:
         match note:
             case Genesis():
                 return [self._begin(note)]
@@ -136,12 +259,41 @@ class Model:
             case Unsigned():
                 self.dead.append((offset, "unsigned"))
                 return [("command refused", "unsigned", note.kind)]
+            case Order():
+                return [self._order(offset, note)]
             case Flawed():
+                if note.reason == "unreadable" and self._is_aside(note.under):
+                    return [self._refused(offset, "quarantined", None, note.under, None)]
+                if note.field != "key" and self._is_aside(note.under):
+                    return [self._refused(offset, "quarantined", None, note.under, note.event_id or "other")]
                 return [self._refused(offset, note.reason, note.field, note.account, note.event_id)]
             case Event():
                 return self._event(offset, note)
+            case Poison():
+                return self._event(offset, note.event)
         message = f"the load does not say what the record at {offset} is"
         raise AssertionError(message)
+
+    def _order(self, offset: int, order: Order) -> Fact:
+        """An order at its own place."""
+        reason = None
+        if order.forged:
+            reason = "unsigned"
+        elif offset in self.honoured:
+            return ("order repeated", order.kind)
+        elif order.account is not None:
+            number, _ = self.aside.get(order.account, (-1, False))
+            if order.number == number:
+                return ("order repeated", order.kind)
+            reason = "misrouted" if order.home != self.partition else "stale" if order.number < number else None
+        elif order.partition != self.partition:
+            reason = "misrouted"
+        elif order.kind != "time" or order.last_offset <= offset:
+            reason = "invalid_field"
+        if reason is None:
+            return ("order applied", *self._apply(order))
+        self.dead.append((offset, reason))
+        return ("command refused", reason, order.kind)
 
     def _begin(self, note: Genesis) -> Fact:
         if self.genesis is not None:
@@ -157,6 +309,8 @@ class Model:
 
     def _event(self, offset: int, event: Event) -> list[Fact]:
         account, event_id = event.account, event.event_id
+        if self._is_aside(account):
+            return [self._refused(offset, "quarantined", None, account, event_id)]
         if event.home != self.partition:
             return [self._refused(offset, "misrouted", "key", account, None)]
         ahead_ms = event.occurred_at_us // 1_000 - self.log_ms
@@ -220,6 +374,8 @@ class Model:
         due: list[tuple[int, int, tuple[Any, ...], tuple[Any, ...]]] = []
         for key in self.totals:
             _, day, account, month_s, meter, feature, model, hour = key
+            if self._is_aside(account):
+                continue
             order: tuple[Any, ...] = (
                 day,
                 account.encode(),
@@ -232,6 +388,8 @@ class Model:
             due.append(((day + 1) * DAY_MS, 0, order, key))
         for key in self.stripe:
             _, hour, account, customer, meter = key
+            if self._is_aside(account):
+                continue
             order = (hour, account.encode(), customer.encode(), meter.encode())
             due.append(((hour + 1) * 3_600_000 + 35 * DAY_MS, 1, order, key))
         due = sorted(item for item in due if item[0] <= self.log_ms // 1_000 * 1_000)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
-from billing.records import Command, Tick, UsageEvent
+from billing.orders.types import Order, QuarantineAccount, QuarantineRecord, ReleaseAccount, Resume, Time
+from billing.records import Command, Position, Tick, UsageEvent
 from billing.records import Genesis as GenesisRecord
 from billing.routing import partition_of
 from schemas.codec import encode
@@ -33,13 +34,14 @@ from tests.simulation.steps import (
     Step,
     WorkerClock,
 )
+from tests.support.operator import OPERATOR_KEY, STRANGERS_KEY, key_of, public_key, signed
 
-__all__ = ["GENESIS", "START_MS", "Plan", "genesis_of", "plan_of"]
+__all__ = ["GENESIS", "POISONS", "START_MS", "Plan", "genesis_of", "order_record", "plan_of"]
 
 START_MS = 1_772_323_200_000 - 3 * 3_600_000
 """2026-02-28T21:00:00Z: a month ends soon."""
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
-GENESIS = GenesisRecord("simulated", 1, 2, b"k" * 32)
+GENESIS = GenesisRecord("simulated", 1, 2, public_key())
 _ACCOUNTS = ("acme/alice", "acme/bob", "umbra/\u00e9l\u00e8ve/1", "umbra/x", "zed/0")
 _AGES_MS = (
     0,
@@ -55,8 +57,7 @@ _AGES_MS = (
     -6 * MINUTE_MS,
 )
 _LEAPS_MS = (HOUR_MS, 4 * HOUR_MS, DAY_MS, 3 * DAY_MS, 8 * DAY_MS, 15 * DAY_MS, 34 * DAY_MS, 36 * DAY_MS)
-_LEAPS_MS_MAX = 39 * DAY_MS  # of a whole history: log time must not jump by 40 days
-_CLOCKS_MS = (-DAY_MS, -3_000, -200, 500, 90_000)
+_CLOCKS_MS = (-DAY_MS, -3_000, -200, 500, 90_000, 200_000, 365 * DAY_MS)
 
 _POINTS: tuple[tuple[str, int], ...] = (
     ("opening a writer", 8),
@@ -133,6 +134,8 @@ class _Planner:
             at_s += rng.choice((0.0, 0.0, 0.01, 0.05, 0.3, 1.0, 2.5))
             chaos = rng.random() < trouble
             self._actions.append((at_s, self._trouble() if chaos else self._load()))
+            if chaos and rng.random() < 0.06:
+                self._actions.append((at_s, self._absence(at_s)))
         faults = [self._fault() for _ in range(rng.choice((0, 1, 1, 2, 3, 5)))]
         actions = [*((0.0, fault) for fault in faults), *sorted(self._actions, key=lambda item: item[0])]
         steps = tuple(Step(number, when_s, action) for number, (when_s, action) in enumerate(actions))
@@ -148,8 +151,17 @@ class _Planner:
 
     def _record(self) -> Record:
         kind = self._rng.choices(
-            (self._fresh, self._again, self._conflict, self._astray, self._flawed, self._strange),
-            (60, 18, 4, 3, 9, 6),
+            (
+                self._fresh,
+                self._again,
+                self._conflict,
+                self._astray,
+                self._flawed,
+                self._strange,
+                self._poison,
+                self._order,
+            ),
+            (60, 18, 4, 3, 9, 6, 2, 3),
         )[0]
         return kind()
 
@@ -194,20 +206,20 @@ class _Planner:
         event = UsageEvent("flawed", self._wall_ms * 1_000, account.split("/", 1)[1], meter="calls")
         return rng.choice(
             (
-                Record(home, key, b"garbage", model.Flawed("unreadable", None), (("h", b"v"),)),
-                Record(home, key, None, model.Flawed("unreadable", None)),
+                Record(home, key, b"garbage", model.Flawed("unreadable", None, under=account), (("h", b"v"),)),
+                Record(home, key, None, model.Flawed("unreadable", None, under=account)),
                 Record(home, None, encode(event), model.Flawed("key_mismatch", "key")),
                 Record(
                     home,
                     key,
                     encode_usage_event(UsageEvent("other", 0, "mallory", meter="calls")),
-                    model.Flawed("key_mismatch", "customer_id", account),
+                    model.Flawed("key_mismatch", "customer_id", account, under=account),
                 ),
                 Record(
                     home,
                     key,
                     encode_usage_event(replace_quantity(event, "-1")),
-                    model.Flawed("invalid_field", "quantity", account, "flawed"),
+                    model.Flawed("invalid_field", "quantity", account, "flawed", account),
                 ),
             )
         )
@@ -227,6 +239,30 @@ class _Planner:
             )
         )
 
+    def _poison(self) -> Record:
+        record = self._fresh()
+        self._sent.remove(record)
+        assert isinstance(record.note, model.Event)
+        self._id_count += 1
+        event = replace(record.note, event_id=f"{self._rng.choice(POISONS)}{self._id_count}")
+        return replace(self._record_of(event), note=model.Poison(event))
+
+    def _order(self) -> Record:
+        """Orders that nobody waits for: about accounts, and about records that are long folded or not there yet."""
+        rng = self._rng
+        account = rng.choice(_ACCOUNTS)
+        home, number = self._home(account), self._wall_ms + rng.randrange(4)
+        partition = home if rng.random() < 0.8 else rng.randrange(self._partition_count)
+        forged = rng.random() < 0.2
+        kind = rng.choice(
+            ("quarantine_account", "release_account", "release_account", "resume", "quarantine_record", "time")
+        )
+        if kind.endswith("account"):
+            return order_record(partition, model.Order(kind, number, account=account, home=home, forged=forged))
+        offset = rng.randrange(30)
+        last = offset + rng.randrange(10) if kind == "time" else -1
+        return order_record(partition, model.Order(kind, number, home, offset, last, forged=forged))
+
     def _home(self, account: str) -> int:
         return partition_of(account.encode(), self._partition_count)
 
@@ -244,12 +280,18 @@ class _Planner:
             (lambda: CutOff(self._node(), rng.uniform(0.5, 12)), 4),
             (Rebalance, 3),
             (lambda: BrokerClock(rng.choice(_CLOCKS_MS)), 2),
-            (lambda: WorkerClock(self._node(), rng.choice(_CLOCKS_MS)), 1),
+            (lambda: WorkerClock(self._node(), rng.choice(_CLOCKS_MS[:-1])), 1),
             (self._leap, 4),
             (lambda: Compact(rng.random()), 3),
             (lambda: ForgetGroup(rng.random() < 0.5), 2),
         )
         return rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]()
+
+    def _absence(self, at_s: float) -> Action:
+        """A worker is away while weeks pass, and tombstones go that it never saw."""
+        self._wall_ms += 15 * DAY_MS
+        self._actions.append((at_s + 3, Leap(15 * DAY_MS)))
+        return Away(self._node(), 6.0)
 
     def _node(self) -> int:
         return self._rng.randrange(self._node_count)
@@ -267,8 +309,7 @@ class _Planner:
         return Pause(self._node(), self._rng.choice((0.5, 2.0, 5.0, 12.0)))
 
     def _leap(self) -> Leap:
-        left_ms = _LEAPS_MS_MAX - (self._wall_ms - START_MS)
-        leap = Leap(self._rng.choice([ms for ms in _LEAPS_MS if ms <= left_ms] or [HOUR_MS]))
+        leap = Leap(self._rng.choice(_LEAPS_MS))
         self._wall_ms += leap.ms
         return leap
 
@@ -279,6 +320,29 @@ class _Planner:
         effect = rng.choice(_OF_REQUESTS if is_request else _OF_POINTS)
         lasts = effect in (Effect.PAUSED, Effect.CUT_OFF, Effect.LATE)
         return Fault(kind, rng.randrange(count) + 1, effect, rng.choice((0.3, 2.0, 5.0, 9.0)) if lasts else 0.0)
+
+
+POISONS = ("poison-decide-", "poison-evolve-")
+"""What the ids of events begin with on which the rules raise: before they decided, or with half of it applied."""
+
+
+def order_record(partition: int, note: model.Order) -> Record:
+    """The order on a partition's log, signed by the operator or by a stranger."""
+    position = Position(GENESIS.incarnation, note.partition, note.offset)
+    order: Order
+    match note.kind:
+        case "quarantine_account":
+            order = QuarantineAccount(str(note.account), position if note.offset >= 0 else None)
+        case "release_account":
+            order = ReleaseAccount(str(note.account))
+        case "quarantine_record":
+            order = QuarantineRecord(position)
+        case "time":
+            order = Time(position, note.last_offset)
+        case _:
+            order = Resume(position)
+    by = STRANGERS_KEY if note.forged else OPERATOR_KEY
+    return Record(partition, key_of(order), encode(signed(order, note.number, GENESIS.deployment_id, by)), note)
 
 
 def replace_quantity(event: UsageEvent, quantity: str) -> UsageEvent:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from streams.port import Fold
 from tests.simulation.plan import Plan
 from tests.simulation.shrink import shrunk
 from tests.simulation.world import Outcome, play
@@ -12,14 +9,10 @@ from tests.simulation.world import Outcome, play
 __all__ = ["minimal_history", "told"]
 
 
-def minimal_history(plan: Plan, make_fold: Callable[[], Fold] | None = None) -> str:
+def minimal_history(plan: Plan) -> str:
     """The smallest part of the plan that still fails, in words."""
-
-    def outcome_of(part: Plan) -> Outcome:
-        return play(part) if make_fold is None else play(part, make_fold)
-
-    small = shrunk(plan, lambda part: bool(outcome_of(part).differences))
-    return told(small, outcome_of(small))
+    small = shrunk(plan, lambda part: bool(play(part).differences))
+    return told(small, play(small))
 
 
 def told(plan: Plan, outcome: Outcome) -> str:

@@ -13,24 +13,28 @@ from zlib import crc32
 
 import msgspec
 
+from billing.behaviours import BEHAVIOURS, Behaviours, Rules
 from billing.catalog.builtin import BUILTIN_CATALOG
-from billing.facts import Fact
-from billing.records import Position
+from billing.catalog.types import Catalog
+from billing.facts import EventRejected, Fact
+from billing.orders.fold import is_aside
+from billing.records import Logged, Position
 from billing.state import State
+from billing.step import JUMP_MS_MAX
 from schemas.codec import encode
-from schemas.rows import POSITION_KEY, decode_position
+from schemas.rows import POSITION_KEY, PositionRow, decode_position
 from streams import usage
 from streams.errors import PositionUnfit, StateForeign, StreamsError
 from streams.options import TopicNames
-from streams.port import Fold
+from streams.port import Fold, Stop, StopKind
 from streams.usage import UsageFold
-from tests.simulation import checks
+from tests.simulation import checks, model
 from tests.simulation.disk import Disk
 from tests.simulation.edges import SimReader
 from tests.simulation.group import Group
 from tests.simulation.log import Broker, BrokerError, Entry, PartitionLog, Txn
 from tests.simulation.loop import NothingLeft, VirtualLoop
-from tests.simulation.plan import START_MS, Plan, genesis_of
+from tests.simulation.plan import POISONS, START_MS, Plan, genesis_of, order_record
 from tests.simulation.process import Process, end_task, own_tasks
 from tests.simulation.steps import (
     Away,
@@ -55,13 +59,15 @@ __all__ = ["Outcome", "World", "play"]
 
 TOPICS = TopicNames()
 _DAY_MS = 86_400_000
-_SETTLE_S = 240.0
+_SETTLE_S = 600.0
 """After the last step nothing goes wrong any more: by then everything must have been folded."""
 _QUIET_S = 1.5
 _RETENTION_MS = 35 * _DAY_MS
 _TOMBSTONES_MS = 14 * _DAY_MS
 _STEP_S = 0.25
 _DELAY_COUNT = 1_009
+_OPERATOR_S = 0.5
+_WAITED_FOR_MS = 100 * _DAY_MS
 
 
 @dataclass
@@ -75,6 +81,9 @@ class Outcome:
     """How often each kind of point was passed."""
     told: list[str] = field(default_factory=list)
     """What happened beside the plan, in order."""
+
+
+MakeFold = Callable[[Behaviours], Fold]
 
 
 class Node:
@@ -96,7 +105,7 @@ class Node:
 class World:
     """One history. `fold` is the real one, unless a planted fault is to be found."""
 
-    def __init__(self, plan: Plan, loop: VirtualLoop, make_fold: Callable[[], Fold]) -> None:
+    def __init__(self, plan: Plan, loop: VirtualLoop, make_fold: MakeFold) -> None:
         self.plan = plan
         self.outcome = Outcome()
         self.differences = self.outcome.differences
@@ -108,7 +117,8 @@ class World:
             (step.action.kind, step.action.nth): step.action for step in plan.steps if isinstance(step.action, Fault)
         }
         self._healed = self._over = False
-        self._fold = make_fold()
+        self._ordered: dict[tuple[int, int, StopKind], int] = {}
+        self._fold = make_fold({1: self.rules()})
         self.decisions: dict[tuple[int, int], tuple[int, bytes]] = {}
         """Log time and facts of every record that anybody ever decided, by partition and offset."""
         self.broker = Broker(TOPICS.all, plan.partition_count, self.broker_ms, self._marker_delay_s, TRANSACTION_S)
@@ -189,6 +199,69 @@ class World:
         comes_back_by_name = crc32(process.name.encode()) % 2
         self._loop.call_later(0.2 if comes_back_by_name else SESSION_S, self.group.forget, process)
 
+    def rules(self) -> Rules:
+        """The real ones, but for events that they raise on."""
+        real = BEHAVIOURS[1]
+
+        def decide(state: State, catalog: Catalog, logged: Logged, position: Position) -> list[Fact]:
+            if self._raises_on(logged.record, POISONS[0]) and not is_aside(state, (logged.key or b"").decode()):
+                message = "poisoned"
+                raise ValueError(message)
+            return real.decide(state, catalog, logged, position)
+
+        def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_ms: int) -> None:
+            real.evolve(state, catalog, fact, position, log_ms)
+            if self._raises_on(fact, POISONS[1]) and not (
+                isinstance(fact, EventRejected) and fact.reason == "quarantined"
+            ):
+                message = "poisoned"
+                raise ValueError(message)
+
+        return Rules(decide, evolve, real.is_due)
+
+    def _raises_on(self, thing: Any, prefix: str) -> bool:
+        event_id = getattr(thing, "event_id", None) or ""
+        return event_id.startswith(prefix)
+
+    async def _operate(self) -> None:
+        """The operator looks around now and then, and orders what is needed; a second time, what always helps."""
+        while True:
+            await asyncio.sleep(_OPERATOR_S)
+            for node in self.nodes:
+                if node.worker is not None and not node.worker.paused:
+                    for number, stop in node.worker.engine.snapshot().stops.items():
+                        self._order(number, stop)
+
+    def _order(self, number: int, stop: Stop) -> None:
+        key = number, stop.offset, stop.kind
+        times = self._ordered[key] = self._ordered.get(key, 0) + 1
+        patience = 6 if stop.kind is StopKind.AHEAD else 1
+        if times != patience and times != patience + 8:
+            return
+        entry = next(e for e in self.broker.logs[TOPICS.source, number].entries if e.offset == stop.offset)
+        choice = (self.plan.seed + stop.offset) % 6
+        note = model.Order("quarantine_record", self.wall_ms(), number, stop.offset)
+        if stop.kind is StopKind.AHEAD:
+            # One that is ahead by less only waits: see "What is left out" in the README.
+            is_waited_for = entry.timestamp - self.wall_ms() < _WAITED_FOR_MS
+            if is_waited_for and entry.timestamp - self._log_ms_of(number) <= JUMP_MS_MAX:
+                return
+            last = stop.offset + choice
+            note = model.Order("time", self.wall_ms(), number, stop.offset, last)
+        elif times == patience and isinstance(entry.note, model.Poison) and choice in (1, 2):
+            account = entry.note.event.account
+            note = model.Order(
+                "quarantine_account", self.wall_ms(), number, stop.offset, account=account, home=entry.note.event.home
+            )
+        elif times == patience and choice in (3, 4):
+            note = model.Order("resume", self.wall_ms(), number, stop.offset)
+        elif times == patience and choice == 5:
+            note = model.Order("time", self.wall_ms(), number, stop.offset, stop.offset + 2)
+        self.outcome.counts["orders"] += 1
+        self._tell(f"the operator gives {note}, since partition {number} stands: {stop.kind}, {stop.message[:60]}")
+        record = order_record(number, note)
+        self.broker.append((TOPICS.source, number), (record.key, record.value), record.headers, record.note)
+
     def tap(self, step: Callable[..., list[Fact]]) -> Callable[..., list[Fact]]:
         """Every decision, whoever made it and whatever became of its worker, must be the only one of its record."""
 
@@ -209,6 +282,7 @@ class World:
     async def live(self) -> None:
         """The plan, then peace, then the judgement."""
         group = self._loop.create_task(self.group.run())
+        operator = self._loop.create_task(self._operate())
         self._begin_log()
         for step in self.plan.steps:
             if isinstance(step.action, Fault):
@@ -220,6 +294,7 @@ class World:
             await self._stop_all()
             self.differences += await checks.differences(self)
         group.cancel()
+        operator.cancel()
         for node in self.nodes:
             node.stays_away = True
             if node.worker is not None:
@@ -334,18 +409,24 @@ class World:
         log.cut_head(self._young(log, retention_ms))
 
     def _young(self, log: PartitionLog, retention_ms: int) -> int:
-        """The first offset that retention leaves."""
-        now_ms = self.broker_ms()
+        """The first offset that retention leaves, were the broker's clock right."""
+        now_ms = self.wall_ms()
         return next((entry.offset for entry in log.entries if entry.timestamp >= now_ms - retention_ms), log.end)
 
     def _folded_to(self, number: int) -> int:
         """Retention is far longer than any lag, so it never takes what was not folded."""
+        row = self._position(number)
+        return 0 if row is None else row.next_offset
+
+    def _log_ms_of(self, number: int) -> int:
+        row = self._position(number)
+        return 0 if row is None else row.log_ms
+
+    def _position(self, number: int) -> PositionRow | None:
+        """What is committed."""
         log = self.broker.logs[TOPICS.accounts_changelog, number]
-        rows = [entry for entry in log.ever_committed() if entry.key == POSITION_KEY]
-        if not rows:
-            return 0
-        assert rows[-1].value is not None, "a position row is never deleted"
-        return decode_position(rows[-1].value).next_offset
+        rows = [entry.value for entry in log.ever_committed() if entry.key == POSITION_KEY]
+        return decode_position(rows[-1]) if rows and rows[-1] is not None else None
 
     def _compact(self, share: float) -> None:
         # A leap takes no time here, so it may fall into the middle of a load. Kafka's own rule for whoever reads a compacted
@@ -452,10 +533,14 @@ def _end_all(loop: VirtualLoop) -> None:
     loop.close()
 
 
+def _real_fold(behaviours: Behaviours) -> Fold:
+    return UsageFold(BUILTIN_CATALOG, behaviours)
+
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def play(plan: Plan, make_fold: Callable[[], Fold] = lambda: UsageFold(BUILTIN_CATALOG)) -> Outcome:
+def play(plan: Plan, make_fold: MakeFold = _real_fold) -> Outcome:
     """Let the plan happen, and judge it."""
     loop = VirtualLoop()
     loop.set_task_factory(own_tasks)
