@@ -124,6 +124,11 @@ WORKER_LOG_TIME_S: Final = _gauge(
     "partition",
 )
 WORKER_PARTITIONS: Final = _gauge(Role.WORKER, "meterlog_worker_partitions", "Partitions that this worker folds.")
+WORKER_STANDBYS: Final = _gauge(
+    Role.WORKER,
+    "meterlog_worker_standby_partitions",
+    "Partitions of other workers whose tables this one keeps a copy of.",
+)
 WORKER_STANDING: Final = _gauge(
     Role.WORKER,
     "meterlog_worker_partitions_standing",

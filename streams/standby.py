@@ -15,6 +15,8 @@ from contextlib import AbstractAsyncContextManager
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from observe.figures import FIGURES
+from observe.metrics import WORKER_STANDBYS
 from observe.streams import StreamsEvent
 from streams.edges import Reader, Tables
 from streams.exit import ends_process, say
@@ -45,6 +47,7 @@ class Standbys:
         """Follow these from here on; to be called when nothing is followed."""
         assert self._following is None, "standbys are stopped before others are followed"
         self.partitions = frozenset(partitions)
+        FIGURES.set(WORKER_STANDBYS, len(self.partitions))
         if self.partitions:
             say(StreamsEvent.STANDS_BY, partitions=sorted(self.partitions))
             self._following = asyncio.create_task(ends_process(self._follow(), "following changelogs as a standby"))
@@ -53,6 +56,7 @@ class Standbys:
         """Follow nothing. Afterwards no table is touched any more; each is consistent with its own position."""
         following, self._following = self._following, None
         self.partitions = frozenset()
+        FIGURES.set(WORKER_STANDBYS, 0)
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
