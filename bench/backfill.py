@@ -78,7 +78,7 @@ class Ledger:
         )
         self._consumer.assign([TopicPartition(LEDGER, number, 0) for number in range(PARTITIONS)])
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="ledger")
+        self._thread = threading.Thread(target=self._follow, name="ledger", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Live:
                 "log_level": 0,
             }
         )
-        self._thread = threading.Thread(target=self._send, name="live")
+        self._thread = threading.Thread(target=self._send, name="live", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
