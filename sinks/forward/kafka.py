@@ -40,7 +40,7 @@ def check_topics(settings: ForwarderSettings) -> int:
     if counts[0] != counts[1]:
         message = (
             f"{settings.history_topic} has {counts[0]} partitions and {settings.log_topic} has {counts[1]}:"
-            " make them anew with: meterlog topics create"
+            f" delete {settings.history_topic} when nothing waits on it, and run meterlog topics create"
         )
         raise Misconfigured(message)
     return counts[0]
