@@ -134,7 +134,7 @@ class _Planner:
             at_s += rng.choice((0.0, 0.0, 0.01, 0.05, 0.3, 1.0, 2.5))
             chaos = rng.random() < trouble
             self._actions.append((at_s, self._trouble() if chaos else self._load()))
-            if chaos and rng.random() < 0.06:
+            if chaos and rng.random() < 0.2:
                 self._actions.append((at_s, self._absence(at_s)))
         faults = [self._fault() for _ in range(rng.choice((0, 1, 1, 2, 3, 5)))]
         actions = [*((0.0, fault) for fault in faults), *sorted(self._actions, key=lambda item: item[0])]

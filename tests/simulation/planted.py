@@ -226,24 +226,22 @@ def _writer_after_the_load() -> AbstractContextManager[None]:
 
 
 def _loader_stops_early() -> AbstractContextManager[None]:
-    """The last record of each changelog is not read, and the table says that it was."""
-    catch_up = vars(loader)["_catch_up"]
+    """The second half of what a table lacks is not read, and the table says that it was."""
+    read_missing = vars(loader)["_read_missing"]
 
-    async def early(reader: Any, tables: Any, now_ms: int, state_age_max_ms: int) -> Any:
+    async def early(reader: Any, *given: Any) -> Any:
         read = reader.read
 
         def shorter(parts: Mapping[Any, LogRange]) -> Any:
-            return read(
-                {tp: LogRange(part.start, part.start + (part.end - part.start) // 2) for tp, part in parts.items()}
-            )
+            return read({tp: LogRange(part.start, (part.start + part.end) // 2) for tp, part in parts.items()})
 
         reader.read = shorter
         try:
-            return await catch_up(reader, tables, now_ms, state_age_max_ms)
+            return await read_missing(reader, *given)
         finally:
             del reader.read
 
-    return _replaced(loader, "_catch_up", early)
+    return _replaced(loader, "_read_missing", early)
 
 
 def _group_offset_instead_of_the_row() -> AbstractContextManager[None]:
