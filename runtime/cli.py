@@ -180,6 +180,73 @@ def audit(
     sys.exit(0 if found.holds else _DIFFERS_EXIT)
 
 
+Partition = Annotated[int, typer.Option("--partition", min=0, help="The partition of usage-events that stands.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="The record before which it stands.")]
+Account = Annotated[str, typer.Option("--account", help="org/customer.")]
+
+
+@app.command()
+def quarantine(
+    partition: Annotated[
+        int | None, typer.Option("--partition", min=0, help="The partition of usage-events that stands.")
+    ] = None,
+    offset: Annotated[int | None, typer.Option("--offset", min=0, help="The record before which it stands.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", help="org/customer: set all that concerns it aside, until a release.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Set aside the record before which a partition stands, or an account, from that record on or from now on."""
+    from runtime.errors import CommandError
+
+    if (partition is None) != (offset is None) or (account is None and partition is None):
+        message = "name a record by --partition and --offset, an account by --account, or both"
+        raise CommandError(message)
+    operator = _operator(data_dir)
+    if account is not None:
+        _print_order(operator.quarantine_account(account, partition, offset), as_json=as_json)
+    else:
+        _print_order(operator.quarantine_record(partition, offset), as_json=as_json)
+
+
+@app.command()
+def release(account: Account, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """End an account's quarantine. What was set aside is counted when its dead letters are replayed."""
+    _print_order(_operator(data_dir).release(account), as_json=as_json)
+
+
+@app.command()
+def resume(partition: Partition, offset: Offset, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Fold the record before which a partition stands: the code was mended, or its time is right."""
+    _print_order(_operator(data_dir).resume(partition, offset), as_json=as_json)
+
+
+@app.command("freeze-time")
+def freeze_time(
+    partition: Partition,
+    offset: Offset,
+    last_offset: Annotated[
+        int | None,
+        typer.Option("--to", min=0, help="The last record with a wrong time; default: the last that is there now."),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Let a partition's log time stand over records that a broker's wrong clock has timed."""
+    _print_order(_operator(data_dir).freeze_time(partition, offset, last_offset), as_json=as_json)
+
+
+@app.command("switch-behaviour")
+def switch_behaviour(
+    version: Annotated[int, typer.Argument(min=2, help="The one after the present.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Let all partitions decide by the next version of the rules, once every worker knows it."""
+    _print_order(_operator(data_dir).switch_behaviour(version), as_json=as_json)
+
+
 @app.command()
 def replay(
     partition: Annotated[int | None, typer.Option("--partition", min=0, help="Only this one.")] = None,
@@ -439,6 +506,19 @@ def embedded_stripe(data_dir: DataDir = None) -> None:
     from runtime.processes import run_embedded_stripe
 
     sys.exit(run_embedded_stripe(_settings(data_dir), _stop_on_signal()))
+
+
+def _operator(data_dir: Path | None) -> Any:
+    from runtime.orders import Operator
+    from runtime.processes import now_ms
+
+    return Operator(_settings(data_dir), now_ms())
+
+
+def _print_order(given: Any, *, as_json: bool) -> None:
+    from runtime.orders import print_given
+
+    print_given(given, as_json=as_json)
 
 
 def _settings(data_dir: Path | None) -> Any:

@@ -7,8 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from billing.catalog.builtin import BUILTIN_CATALOG, LLM_CALL
-from billing.facts import Entry, EventCounted, EventRejected, Fact, Reason
+from billing.facts import Entry, EventCounted, EventRejected, Fact, OrderHonoured, Reason
 from billing.late.types import Approve, LateRequest, LateUsage, Reject
+from billing.orders.types import Order, QuarantineAccount, QuarantineRecord, ReleaseAccount, Resume, Time
 from billing.records import Genesis, Tick, UsageEvent
 from runtime.audit import Audit, UsageKey, agree, audit_partition, compare
 from runtime.auditing import print_audit
@@ -18,8 +19,10 @@ from schemas.intents import Window
 from schemas.ledger import LedgerReader, SourceRecord, encode_facts
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
-from tests.streams.test_usage import OnLog
+from tests.streams.test_standing import POISONED, Partition, at, crashing
+from tests.streams.test_usage import DAY_MS, START_MS, OnLog
 from tests.support.fold_log import FoldLog
+from tests.support.operator import STRANGERS_KEY, signed
 
 NOW_MS = 1_763_712_000_000
 KEY = b"acme/cust"
@@ -206,3 +209,91 @@ def test_commands_and_approvals_are_told_beside_the_equation(capsys: pytest.Capt
     told = json.loads(capsys.readouterr().out)
     assert (told["approved"], told["commands_refused"]) == (1, {"stale": 1})
     assert {row["meter"]: row["quantity"] for row in told["stripe_untold"]} == {"calls": "1", "tokens": "7"}
+
+
+# Orders: the ledger says by which order a record went through, and the audit believes the operator's signature alone
+
+
+def ordered_partition() -> Partition:
+    """Each kind of order, each about a record that is let through by it, and one more at its own place."""
+    partition = Partition(crashing())
+    partition.event(0)
+    partition.order(QuarantineRecord(at(partition.event(1, "poison"))))
+    far = partition.event(2, append_ms=START_MS + 300 * DAY_MS)
+    partition.order(Time(at(far), far + 2))
+    bad = partition.event(3, "poison")
+    partition.order(QuarantineAccount(POISONED, at(bad)), issued_at_ms=5)
+    partition.event(4, "poison")
+    partition.order(ReleaseAccount(POISONED), issued_at_ms=6)
+    partition.order(ReleaseAccount(POISONED), issued_at_ms=6)
+    partition.order(ReleaseAccount(POISONED), issued_at_ms=6, by=STRANGERS_KEY)
+    later_ms = START_MS + 41 * DAY_MS
+    partition.order(Resume(at(partition.tick(later_ms))), later_ms)
+    partition.event(5, append_ms=later_ms)
+    assert partition.run() is None
+    partition.commit()
+    return partition
+
+
+def audited_partition(partition: Partition, ledger: list[bytes] | None = None) -> Audit:
+    log = [LogRecord(r.offset, r.key, r.value, r.timestamp) for r in partition.log]
+    values = partition.ledger if ledger is None else ledger
+    return audited(log, [LogRecord(n, None, value, 0) for n, value in enumerate(values)], end=log[-1].offset + 1)
+
+
+def test_the_audit_holds_over_orders() -> None:
+    audit = audited_partition(ordered_partition())
+    (line,) = audit.partitions
+    assert audit.holds
+    assert line.rejected["quarantined"] == 3
+    assert (line.commands, line.commands_applied, line.commands_repeated) == (7, 1, 5)
+    assert line.commands_refused == {"unsigned": 1}
+
+
+def honoured_otherwise(partition: Partition, change: Callable[[OrderHonoured], list[Fact]]) -> list[bytes]:
+    """The ledger, but the first order that let a record through is told otherwise."""
+    values, has_changed = [], False
+    for told in partition.told():
+        first, *rest = told.facts
+        facts = [first, *rest]
+        if isinstance(first, OrderHonoured) and not has_changed:
+            facts, has_changed = [*change(first), *rest], True
+        values += encode_facts(told.position, told.log_ms, told.source, facts)
+    return values
+
+
+def forged(order: Order, **how: object) -> Callable[[OrderHonoured], list[Fact]]:
+    return lambda fact: [replace(fact, order=encode(signed(order, **how)))]  # type: ignore[arg-type]
+
+
+FORGED: dict[str, Callable[[OrderHonoured], list[Fact]]] = {
+    "signed by a stranger": forged(QuarantineRecord(at(2)), by=STRANGERS_KEY),
+    "of another deployment": forged(QuarantineRecord(at(2)), deployment_id="other"),
+    "about another record": forged(QuarantineRecord(at(4))),
+    "another order of the operator's": forged(Resume(at(2))),
+    "one that lies elsewhere": lambda fact: [replace(fact, offset=fact.offset + 1)],
+    "one that is not what lies there": forged(QuarantineRecord(at(2)), issued_at_ms=2),
+    "no order at all": lambda fact: [replace(fact, order=b"garbage")],
+    "none": lambda _: [],
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_ledger_whose_order_is_forged_fails_the_audit(forgery: str) -> None:
+    partition = ordered_partition()
+    audit = audited_partition(partition, honoured_otherwise(partition, FORGED[forgery]))
+    assert not audit.holds
+    assert audit.partitions[0].decided_otherwise
+
+
+def test_a_record_that_went_through_by_nobodys_order_fails_the_audit() -> None:
+    """Past a jump of 300 days, as a worker without that guard would."""
+    partition = Partition()
+    partition.event(1)
+    far = partition.event(2, append_ms=START_MS + 300 * DAY_MS)
+    partition.order(Resume(at(far)))
+    partition.run()
+    partition.commit()
+    assert audited_partition(partition).holds
+    bare = honoured_otherwise(partition, lambda _: [])
+    assert audited_partition(partition, bare).partitions[0].decided_otherwise[0] == far
