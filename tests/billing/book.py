@@ -68,9 +68,14 @@ class Book:
         self.pairs: dict[tuple[str, int], set[tuple[str, str]]] = defaultdict(set)
         self.offsets: dict[tuple[Any, ...], int] = {}
         """Of each row, the last offset that is in it."""
+        self.ordered: dict[str, tuple[int, bool]] = {}
+        """By account: when the order that holds was issued, and whether it sets the account aside."""
+        self.log_ms = 0
 
     def take(self, offset: int, log_ms: int, account: str, event: UsageEvent, flaw: str | None) -> list[Told]:
         """A usage event whose key is right. `flaw`: why its fields break a rule, None when they do not."""
+        if self.is_aside(account):
+            return [("rejected", "quarantined", None)]
         if flaw:
             return [("rejected", "invalid_field", flaw)]
         if reason := self.untimely(event, log_ms):
@@ -161,24 +166,46 @@ class Book:
         elif day > current:
             self.quotas[account, meter] = (day, [count])
 
+    def is_aside(self, account: str) -> bool:
+        return self.ordered.get(account, (0, False))[1]
+
+    def order(self, account: str, issued_at_ms: int, *, aside: bool) -> Told:
+        """An order about an account, at its own place: only one that is younger than the last does anything."""
+        kind = "quarantine_account" if aside else "release_account"
+        last_ms, _ = self.ordered.get(account, (-1, False))
+        if issued_at_ms == last_ms:
+            return ("repeated", kind)
+        if issued_at_ms < last_ms:
+            return ("refused", "stale")
+        self.ordered[account] = (issued_at_ms, aside)
+        return ("applied", kind)
+
     def tick(self, log_ms: int) -> list[Told]:
-        """Closes what is due: totals when their booking day is over, Stripe's hours 35 days after their end."""
+        """Closes what is due."""
+        due = self.due(log_ms)
+        for key in self.due_pairs(log_ms):
+            del self.pairs[key]
+        return [("tick", len(due) > 500), *[self.close(kind, row) for _, kind, _, row in due[:500]]]
+
+    def due_pairs(self, log_ms: int) -> list[tuple[str, int]]:
+        """Pairs of days that are over."""
+        now = EPOCH + timedelta(milliseconds=log_ms)
+        return [key for key in self.pairs if EPOCH + timedelta(days=key[1] + 1) <= now]
+
+    def due(self, log_ms: int) -> list[tuple[datetime, str, tuple[Any, ...], tuple[Any, ...]]]:
+        """In order: totals when their booking day is over, Stripe's hours 35 days after their end."""
         now = EPOCH + timedelta(milliseconds=log_ms)
         due: list[tuple[datetime, str, tuple[Any, ...], tuple[Any, ...]]] = []
-        for row in self.totals:
+        for row in [row for row in self.totals if not self.is_aside(row[0])]:
             account, billing, meter, feature, model, hour, day = row
             closes = EPOCH + timedelta(days=day + 1)
             order = (day, account.encode(), billing, meter.encode(), feature.encode(), model.encode(), hour)
             due.append((closes, "a total", order, row))
-        for row in self.stripe:
+        for row in [row for row in self.stripe if not self.is_aside(row[0])]:
             account, customer, stripe_meter, hour = row
             closes = EPOCH + timedelta(hours=hour + 1, days=35)
             due.append((closes, "stripe", (hour, account.encode(), customer.encode(), stripe_meter.encode()), row))
-        due = sorted(item for item in due if item[0] <= now)
-        for key in [key for key in self.pairs if EPOCH + timedelta(days=key[1] + 1) <= now]:
-            del self.pairs[key]
-        closed = [self.close(kind, row) for _, kind, _, row in due[:500]]
-        return [("tick", len(due) > 500), *closed]
+        return sorted(item for item in due if item[0] <= now)
 
     def close(self, kind: str, row: tuple[Any, ...]) -> Told:
         offset = self.offsets.pop(row)

@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from billing.errors import NotHonoured, TimeJumped
 from billing.facts import (
     AccountOpened,
     BehaviourSwitched,
@@ -33,13 +35,20 @@ from billing.facts import (
     Ticked,
     TotalClosed,
 )
-from billing.fold import decide, evolve
-from billing.records import Record, Tick, UsageEvent
+from billing.fold import decide, evolve, is_due
+from billing.orders.fold import Heard
+from billing.orders.types import QuarantineAccount, QuarantineRecord, ReleaseAccount
+from billing.records import Command, Genesis, Position, Record, Tick, UsageEvent
+from schemas.codec import encode
 from tests.billing.book import Book
-from tests.billing.harness import DAY_MS, T0_MS, Decide, Entry, Evolve, Folding, usage
+from tests.billing.harness import DAY_MS, HOUR_MS, T0_MS, Decide, Entry, Evolve, Folding, usage
 from tests.billing.logs import ACCOUNTS, FLAWS, advances, respelled, strangers, usage_events
+from tests.support.operator import STRANGERS_KEY, signed
 
 accounts = st.sampled_from(ACCOUNTS)
+NO_EFFECT = [
+    ("no usage",), ("refused", "unsigned"), ("rejected", "unreadable", None), ("rejected", "key_mismatch", "customer_id"),
+]  # fmt: skip
 
 
 def moment(seconds: int) -> datetime:
@@ -92,9 +101,15 @@ def told(fact: Fact) -> tuple[Any, ...]:
                 *("stripe hour closed", fact.account, fact.stripe_customer, fact.stripe_event_name, fact.hour),
                 *(Decimal(fact.quantity), fact.version_offset),
             )
-        case GenesisApplied() | GenesisRefused() | CommandRefused() | OrderHonoured() | OrderApplied():
-            return ("no usage",)
-        case BehaviourSwitched() | OrderRepeated():
+        case CommandRefused():
+            return ("refused", fact.reason.value)
+        case OrderHonoured():
+            return ("honoured", fact.effect.kind)
+        case OrderApplied():
+            return ("applied", fact.effect.kind)
+        case OrderRepeated():
+            return ("repeated", fact.kind)
+        case GenesisApplied() | GenesisRefused() | BehaviourSwitched():
             return ("no usage",)
         case LateReceived() | LateRepeated() | LateApproved() | LateRejected():
             return ("no usage",)
@@ -112,6 +127,8 @@ class FoldBesideBook(RuleBasedStateMachine):
         self.book = Book()
         self.now_ms = T0_MS
         self.sent: list[tuple[str, UsageEvent]] = []
+        self.orders: list[tuple[QuarantineAccount | ReleaseAccount, int]] = []
+        self.issued_at_ms = 10
 
     def append(self, record: Record, account: str | None) -> list[tuple[Any, ...]]:
         key = None if account is None else account.encode()
@@ -165,7 +182,8 @@ class FoldBesideBook(RuleBasedStateMachine):
     @rule(record=strangers, account=accounts)
     def a_stranger_comes(self, record: Record, account: str) -> None:
         (fact,) = self.append(record, account)
-        assert fact in [("no usage",), ("rejected", "unreadable", None), ("rejected", "key_mismatch", "customer_id")]
+        aside = self.book.is_aside(account) and not isinstance(record, (Command, Genesis))
+        assert fact in ([("rejected", "quarantined", None)] if aside else NO_EFFECT)
 
     @rule(account=accounts, count=st.sampled_from([3, 4, 150, 203]), first=st.integers(0, 60), meter=st.booleans())
     def many_features_are_used(self, account: str, count: int, first: int, meter: bool) -> None:
@@ -175,9 +193,75 @@ class FoldBesideBook(RuleBasedStateMachine):
             event_id = f"{self.folding.next_offset}"
             self.send(account, usage(event_id, self.now_ms, customer_id, feature=f"f{n}", **counted_on))
 
+    @rule(account=accounts, aside=st.booleans())
+    def an_account_is_ordered_aside_or_back(self, account: str, *, aside: bool) -> None:
+        order = QuarantineAccount(account, None) if aside else ReleaseAccount(account)
+        self.issued_at_ms += 1
+        self.orders.append((order, self.issued_at_ms))
+        self.give(order, self.issued_at_ms)
+
+    @precondition(lambda self: self.orders)
+    @rule(data=st.data())
+    def an_order_is_copied(self, data: st.DataObject) -> None:
+        self.give(*data.draw(st.sampled_from(self.orders)))
+
+    @rule(account=accounts, aside=st.booleans(), other=st.booleans())
+    def an_order_is_forged(self, account: str, *, aside: bool, other: bool) -> None:
+        order = QuarantineAccount(account, None) if aside else ReleaseAccount(account)
+        forged = signed(order, 10**15, deployment_id="other") if other else signed(order, 10**15, by=STRANGERS_KEY)
+        assert self.append(forged, account) == [("refused", "unsigned")]
+
+    def give(self, order: QuarantineAccount | ReleaseAccount, issued_at_ms: int) -> None:
+        aside = isinstance(order, QuarantineAccount)
+        expected = self.book.order(order.account, issued_at_ms, aside=aside)
+        assert self.append(signed(order, issued_at_ms), order.account) == [expected]
+
+    @rule(data=st.data(), account=accounts)
+    def an_event_is_set_aside(self, data: st.DataObject, account: str) -> None:
+        event = data.draw(usage_events(self.now_ms, account))
+        heard = self.hear(QuarantineRecord(Position(1, 0, self.folding.next_offset)))
+        self.folding.sparse = False
+        facts = self.folding.append(Entry(event, account.encode(), self.now_ms + 50 * DAY_MS, heard))
+        self.folding.sparse = True
+        assert [told(fact) for fact in facts] == [("honoured", "quarantine_record"), ("rejected", "quarantined", None)]
+
+    @rule(away=st.sampled_from([-1, 1]))
+    def an_order_about_another_record_is_not_honoured(self, away: int) -> None:
+        heard = self.hear(QuarantineRecord(Position(1, 0, self.folding.next_offset + away)))
+        with pytest.raises(NotHonoured):
+            self.folding.append(Entry(Tick(0), None, self.now_ms, heard))
+
+    def hear(self, order: QuarantineRecord) -> Heard:
+        command = signed(order)
+        return Heard(command, None, encode(command), 10**9 + self.folding.next_offset)
+
+    @rule(back_ms=st.sampled_from([1, HOUR_MS, 36 * DAY_MS]))
+    def a_tick_comes_with_an_older_time(self, back_ms: int) -> None:
+        expected = self.book.tick(self.folding.state.log_ms)
+        facts = self.folding.append(Entry(Tick(0), None, self.folding.state.log_ms - back_ms))
+        assert [told(fact) for fact in facts] == expected
+
+    @rule()
+    def a_jump_is_not_believed(self) -> None:
+        self.folding.sparse = False
+        with pytest.raises(TimeJumped):
+            self.folding.append(Entry(Tick(0), None, self.folding.state.log_ms + 40 * DAY_MS + 1))
+        self.folding.sparse = True
+
     @rule()
     def a_tick_comes(self) -> None:
         assert self.append(Tick(0), None) == self.book.tick(self.now_ms)
+
+    @invariant()
+    def log_time_never_goes_back(self) -> None:
+        assert self.folding.state.log_ms >= self.book.log_ms
+        self.book.log_ms = self.folding.state.log_ms
+
+    @invariant()
+    def what_may_not_close_is_not_due(self) -> None:
+        log_ms = self.folding.state.log_ms
+        waits = bool(self.book.due(log_ms) or any(self.book.pairs[key] for key in self.book.due_pairs(log_ms)))
+        assert is_due(self.folding.state, log_ms) == waits
 
     @invariant()
     def every_row_is_the_books(self) -> None:

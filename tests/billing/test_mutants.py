@@ -11,10 +11,12 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from billing.catalog.types import Catalog
+from billing.errors import TimeJumped
 from billing.facts import EventCounted, EventDuplicate, EventRejected, Fact, StripeHourClosed, Ticked, TotalClosed
 from billing.fold import decide, evolve
 from billing.periods import PeriodKind
 from billing.records import Logged, Position, Tick
+from billing.signing import is_signed
 from billing.state import Seen, SeenKey, State
 from tests.billing.harness import DAY_MS, Decide, Evolve
 from tests.billing.test_model import FoldBesideBook
@@ -137,3 +139,31 @@ def test_the_book_notices_that(mutant: str) -> None:
     )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(BrokenFold, settings=drawn_alike)
+
+
+GUARDS: dict[str, tuple[str, Any]] = {
+    "an unsigned order is the operator's": ("billing.orders.fold.is_signed", lambda *_: True),
+    "an order of another deployment is obeyed": (
+        "billing.orders.fold.is_operators",
+        lambda partition, command, key: is_signed(partition.operator_public_key, command, key),
+    ),
+    "an order names whatever record stands": ("billing.orders.fold._names", lambda *_: True),
+    "an old order about an account holds again": ("billing.orders.fold._refusal", lambda *_: None),
+    "a quarantined account's events count": ("billing.fold.is_aside", lambda *_: False),
+    "what is due of a quarantined account closes": ("billing.fold.accounts_aside", lambda _: frozenset()),
+    "a record that is set aside is decided": ("billing.step.facts_aside", lambda record: [Ticked(more=False)]),
+    "a record that is set aside carries log time": ("billing.step.QuarantineRecord", type("Nothing", (), {})),
+    "log time goes back": ("billing.step._log_ms", lambda _previous, _partition, append_ms, *_: append_ms),
+    "a jump is believed": ("billing.step.JUMP_MS_MAX", 10**15),
+}
+"""Guards of orders and of time, each taken away: what is patched, and by what."""
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_the_book_misses(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*GUARDS[guard])
+    drawn_alike = settings(
+        derandomize=True, database=None, max_examples=400, stateful_step_count=30, phases=[Phase.generate]
+    )
+    with pytest.raises((AssertionError, pytest.fail.Exception, TimeJumped)):
+        run_state_machine_as_test(FoldBesideBook, settings=drawn_alike)

@@ -28,7 +28,7 @@ from schemas.ledger import LedgerReader, SourceRecord
 from schemas.rows import POSITION_KEY, decode_position
 from streams.port import PartitionFold, Stop, StopKind
 from streams.standing import AHEAD_MS_MAX
-from streams.usage import UsageFold
+from streams.usage import UsageFold, UsagePartition
 from tests.streams.memory_store import MemoryStore
 from tests.streams.test_usage import DAY_MS, START_MS, OnLog, event
 from tests.support.operator import STRANGERS_KEY, key_of, public_key, signed
@@ -495,3 +495,15 @@ def test_epochs_and_lives_cut_anywhere_give_the_same(seed: int, *, half: bool) -
     assert pieces.ledger == whole.ledger
     assert pieces.store.tables == whole.store.tables
     assert any(isinstance(fact, OrderHonoured) for told in whole.told() for fact in told.facts)
+
+
+def test_a_fold_that_does_not_undo_half_a_record_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UsagePartition, "_restore", lambda _: None)
+    with pytest.raises(AssertionError):
+        test_a_record_that_crashes_parks_and_what_precedes_it_counts(half=True)
+
+
+def test_a_fold_that_forgets_where_it_was_parked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UsagePartition, "_stop_of_before", lambda _: None)
+    with pytest.raises(AssertionError, match="by order only"):
+        test_whoever_takes_a_parked_partition_over_stands_too()
