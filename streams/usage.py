@@ -273,8 +273,9 @@ class UsagePartition:
             raise RecordCrashed(exc, half_applied=True) from exc
         self._last_offset, self._last_append_ms, self._last_record = record.offset, record.timestamp, record
         self.next_offset = record.offset + 1
-        self._heard = self._parked = None
-        self._unhelpful.clear()
+        if self._heard is not None or self._parked is not None:
+            self._heard = self._parked = None
+            self._unhelpful.clear()
         self._genesis_offset = None
 
     def _put_out(self, facts: Sequence[Fact], record: Record, position: Position, epoch: Epoch) -> None:
