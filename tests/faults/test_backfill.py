@@ -101,6 +101,35 @@ def test_killed_at_random_moments_every_event_counts_once(tmp_path: Path) -> Non
         running.assert_books()
 
 
+def test_a_broker_that_dies_delays_it_and_no_more(tmp_path: Path) -> None:
+    with world(tmp_path) as running:
+        running.fold.start()
+        running.forwarder.start()
+        send(running.history, 4_000)
+        running.history.finish()
+        wait_until(lambda: running.on_log() > 500, "some of it was forwarded", 60)
+        running.kafka.kill()
+        running.kafka.restart()
+
+        def start_again() -> None:
+            if not running.fold.is_alive:  # a transaction that outlived its time ends the worker, as it must
+                running.fold.start()
+
+        running.forwarder.wait_forwarded(start_again)
+        running.assert_books()
+
+
+def test_without_a_broker_it_still_ends_when_asked(tmp_path: Path) -> None:
+    with world(tmp_path) as running:
+        running.forwarder.start()
+        send(running.history, 2_000)
+        running.history.finish()
+        genesis = running.on_log()
+        wait_until(lambda: running.on_log() > genesis, "it appends", 60)
+        running.kafka.kill()
+        running.forwarder.stop()
+
+
 def test_a_fold_that_stands_is_not_flooded(tmp_path: Path) -> None:
     """Not even by a forwarder that dies again and again meanwhile."""
     with world(tmp_path) as running:
