@@ -38,7 +38,7 @@ from tests.faults.load import TOPIC, KafkaDoor
 from tests.faults.naive import Model
 from tests.faults.stores import clickhouse_differences, stripe_differences
 from tests.faults.tables import disk_differences, table_differences
-from tests.faults.wire import BROKEN, record_of
+from tests.faults.wire import BROKEN, Record, record_of
 from tests.waiting import wait_until
 
 __all__ = ["DEADLINE_S", "EXIT_REFUSED", "EXIT_SURPRISE", "KINDS", "PARTITIONS", "Deployment", "Place", "Worker"]
@@ -185,8 +185,9 @@ class Deployment:
         kafka: EmbeddedKafka | None = None,
         brokers: int = 1,
         broker_settings: Mapping[str, object] = _NO_OVERRIDES,
+        has_stores: bool = True,
     ) -> None:
-        """`kafka` instead of stock brokers: one that is odd."""
+        """`kafka` instead of stock brokers: one that is odd. Without stores and sinks only the topics can be compared."""
         self.directory = directory
         self.kafka = kafka or EmbeddedKafka(directory / "kafka", brokers, overrides=broker_settings)
         self.model = Model()
@@ -200,6 +201,7 @@ class Deployment:
         [self._stripe_port] = ports.remembered(directory / "ports.json", 1)
         self._group: Consumer | None = None
         self._ends: dict[int, int] = {}
+        self._has_stores = has_stores
 
     def __enter__(self) -> Self:
         try:
@@ -217,11 +219,9 @@ class Deployment:
         self.kafka.prepare()
         with ThreadPoolExecutor(1) as threads:
             starting = threads.submit(self.kafka.start)
-            for name, is_ready in {
-                "clickhouse": lambda: clickhouse.is_ready(self._clickhouse),
-                "stripe": lambda: ports.accepts(self._stripe_port),
-            }.items():
-                self._run(f"embedded {name}", is_ready)
+            if self._has_stores:
+                self._run("embedded clickhouse", lambda: clickhouse.is_ready(self._clickhouse))
+                self._run("embedded stripe", lambda: ports.accepts(self._stripe_port))
             starting.result()
         self._group = Consumer(
             {
@@ -235,7 +235,7 @@ class Deployment:
         write_stack_file(self.directory, environment)
         key = operator_key(self.directory / "operator.key")
         create_topics(self.bootstrap_servers, PARTITIONS, self.replication, public_bytes(key))
-        for sink in ("clickhouse", "stripe"):
+        for sink in ("clickhouse", "stripe") if self._has_stores else ():
             self._run(f"sink {sink}")
 
     def _run(self, name: str, is_ready: Callable[[], bool] = lambda: True) -> None:
@@ -385,6 +385,15 @@ class Deployment:
         self.took(door)
         ((partition, offset),) = door.ends.items()
         return Place(partition, offset)
+
+    def advance_log_time(self, seed: str, moment_ms: int) -> None:
+        """A record that nobody can read, with this time, on every partition of a log that its producers time."""
+        door = KafkaDoor(self.bootstrap_servers, f"{seed}/time", time.time_ns() // 1_000, rate=1)
+        for partition in range(PARTITIONS):
+            door.model.send_broken("unreadable")
+            door.produce(Record(b"acme/ann", b"later", timestamp_ms=moment_ms), partition)
+        door.finish()
+        self.took(door)
 
     def took(self, door: KafkaDoor) -> None:
         """What a door has sent is part of what the books must say."""

@@ -2,17 +2,20 @@
 
 Settings come from the environment, as the real worker's do. Oddities: `clock_file`, which holds the seconds by which its clock
 is wrong, read at each look; `poison`, the event id on which its rules raise; `state_age_max_s`, after which its tables count as
-too old.
+too old; `unfenced`, whose transactions bear a name of this process's own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+
+import aiokafka
 
 from billing.behaviours import BEHAVIOURS
 from billing.catalog.types import Catalog
@@ -68,10 +71,23 @@ def _forgetful(state_age_max_s: float) -> None:
     Options.__init__ = init  # type: ignore[method-assign]
 
 
+def _unfenced(_: bool) -> None:
+    """The broker takes a successor's writer for somebody else's, and refuses neither."""
+    sound = aiokafka.AIOKafkaProducer.__init__
+
+    def init(self: aiokafka.AIOKafkaProducer, *arguments: Any, **settings: Any) -> None:
+        if name := settings.get("transactional_id"):
+            settings["transactional_id"] = f"{name}-{os.getpid()}"
+        sound(self, *arguments, **settings)
+
+    aiokafka.AIOKafkaProducer.__init__ = init
+
+
 ODDITIES: dict[str, Callable[[Any], None]] = {
     "clock_file": _wrong_clock,
     "poison": _poisoned,
     "state_age_max_s": _forgetful,
+    "unfenced": _unfenced,
 }
 
 

@@ -138,6 +138,23 @@ def _zombie(act: Act) -> None:
         there.wait_sent(load, 300)
 
 
+@scenario("a standby is promoted")
+def _standby(act: Act) -> None:
+    """Its owner dies without a word; how long nothing is counted is the session's 2 s and the take-over."""
+    there = act.deployment
+    victim, heir = there.start("one", "two")
+    with there.load(act.seed) as load:
+        there.wait_sent(load, act.rng.randrange(300, 1_000))
+        there.wait_until(lambda: heir.told("standby.ready"), "the standby has reached the changelogs' ends")
+        victim.kill()
+        began_s = time.monotonic()
+        there.wait_owned([heir])
+        there.notes.append(f"owned again {time.monotonic() - began_s:.1f} s after the kill")
+        taken = heir.told("partitions.loaded")[-1]
+        there.notes.append(f"{taken['changelog_records']} changelog records were read for it")
+        there.wait_sent(load, 300)
+
+
 @scenario("a rolling restart")
 def _rolling(act: Act) -> None:
     there = act.deployment
@@ -498,7 +515,7 @@ def _fill(ballast: Path) -> None:
 
 @scenario("a worker is away until its deletions are compacted away", Site(kind="compacted"))
 def _compacted(act: Act) -> None:
-    """A day passes by the workers' clocks, which time the log here: its totals are closed, and their rows deleted."""
+    """A day passes, by the log's time and the workers' clocks: its totals are closed, and their rows deleted."""
     there = act.deployment
     there.alter_topic(
         TOPIC, {"message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2 * _YEAR_MS)}
@@ -515,6 +532,7 @@ def _compacted(act: Act) -> None:
         there.wait_owned([there.worker("one")])
         deleted = there.deleted_rows("accounts-changelog")
         clock.write_text("86400")
+        there.advance_log_time(act.seed, time.time_ns() // 1_000_000 + 86_400_000)
         there.wait_until(
             lambda: there.deleted_rows("accounts-changelog") > deleted, "rows of the day that is over are deleted"
         )

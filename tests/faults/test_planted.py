@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.books import ledger_differences
+from tests.faults.deployment import Deployment
 from tests.faults.fold import Fold, fold
 from tests.faults.load import KafkaDoor
 from tests.faults.naive import Model
@@ -53,6 +55,23 @@ def test_a_worker_with_a_planted_fault_fails_the_check(tmp_path: Path, fault: st
         model = killed_with(fault, running)
         found = running.differences(model)
     assert any(line.startswith(finding) for line in found), found
+
+
+def test_a_worker_that_nobody_fences_is_found_when_it_wakes_up(tmp_path: Path) -> None:
+    """The scenario of the worker that sleeps until it was replaced, with a fold that the broker does not know again."""
+    with Deployment(tmp_path, has_stores=False) as there:
+        sleeper, heir = there.start("one", "two", odd={"unfenced": True})
+        with there.load("unfenced") as load:
+            there.wait_sent(load, 300)
+            lost = sleeper.owned
+            sleeper.pause()
+            there.wait_owned([heir])
+            there.wait_progress(200, lost)
+            sleeper.resume()
+            there.wait_sent(load, 200)
+        there.wait_folded()
+        found = ledger_differences(there.bootstrap_servers, there.model)
+    assert any(line.startswith("ledger: counted") for line in found), found
 
 
 def test_the_sound_worker_killed_at_the_same_place_passes_it(tmp_path: Path) -> None:
