@@ -57,6 +57,9 @@ class LogReader:
     async def unsettled(self, tps: Iterable[TopicPartition]) -> set[TopicPartition]:
         """As `Reader.unsettled`."""
         wanted = list(tps)
+        if not wanted:
+            # A consumer that is stopped before its tasks had a turn cancels whoever stops it (aiokafka 0.14).
+            return set()
         anything = aiokafka.AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
         try:
             await anything.start()
