@@ -13,6 +13,7 @@ from billing.records import UsageEvent
 
 __all__ = [
     "AccountOpened",
+    "AccountSnapshot",
     "BehaviourSwitched",
     "CommandRefused",
     "Entry",
@@ -26,12 +27,15 @@ __all__ = [
     "LateReceived",
     "LateRejected",
     "LateRepeated",
+    "LateSnapshot",
     "OrderApplied",
     "OrderEffect",
     "OrderHonoured",
     "OrderRepeated",
     "PairsCapped",
     "Reason",
+    "SnapshotBegun",
+    "SnapshotDone",
     "StripeHourClosed",
     "Ticked",
     "TotalClosed",
@@ -266,6 +270,55 @@ class LateRejected(msgspec.Struct, frozen=True, array_like=True, tag=19):
     received_offset: int
 
 
+class SnapshotBegun(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """From here on every account's row and every late event's is written down, until SnapshotDone; here, the partition's."""
+
+    month_start_s: int
+    """The UTC month of log time that it is for."""
+    since_ms: int
+    """The log time from which on the ledger's facts make all other rows that a decision can see."""
+    deployment_id: str
+    incarnation: int
+    partition_count: int
+    operator_public_key: bytes
+    behaviour_version: int
+    still: tuple[tuple[int, int], ...]
+    honoured: tuple[int, ...]
+    quarantines: tuple[tuple[str, int, bool], ...]
+    """Account, number of the last order about it, and whether it is set aside; by account."""
+
+
+class AccountSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """An account's whole row, as it is before this tick."""
+
+    account: str
+    plan: PlanRef
+    opened_at_ms: int
+    stripe_customer: str
+    counters: tuple[tuple[str, int, str], ...]
+    """Meter, start of its quota period, and what is used of it as a plain decimal; by meter."""
+    applied_offset: int
+    """As an ordinal."""
+
+
+class LateSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """A late event's whole row, as it is before this tick."""
+
+    account: str
+    event_id: str
+    received_offset: int
+    """As an ordinal."""
+    payload_digest: bytes
+    event: UsageEvent | None
+    approved: bool
+
+
+class SnapshotDone(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """Every account and every late event has a fact of the month's snapshot, or one that made it while that was written."""
+
+    month_start_s: int
+
+
 Fact = (
     EventCounted
     | EventDuplicate
@@ -286,4 +339,8 @@ Fact = (
     | LateRepeated
     | LateApproved
     | LateRejected
+    | SnapshotBegun
+    | AccountSnapshot
+    | LateSnapshot
+    | SnapshotDone
 )

@@ -16,6 +16,7 @@ from billing.catalog.types import Catalog
 from billing.errors import InvalidField, NoGenesis
 from billing.facts import (
     AccountOpened,
+    AccountSnapshot,
     BehaviourSwitched,
     CommandRefused,
     EventCounted,
@@ -28,11 +29,14 @@ from billing.facts import (
     LateReceived,
     LateRejected,
     LateRepeated,
+    LateSnapshot,
     OrderApplied,
     OrderHonoured,
     OrderRepeated,
     PairsCapped,
     Reason,
+    SnapshotBegun,
+    SnapshotDone,
     StripeHourClosed,
     Ticked,
     TotalClosed,
@@ -54,9 +58,10 @@ from billing.periods import DAY_S, HOUR_S
 from billing.quantities import plain
 from billing.records import Command, Genesis, Logged, Position, Tick, Unreadable, UsageEvent
 from billing.routing import partition_of
+from billing.snapshots import cursor_behind, decide_snapshot, is_snapshot_due, month_start_s
 from billing.state import PairsKey, PartitionRow, State, StripeHourKey, TotalKey
 
-__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "continues", "decide", "evolve", "is_due"]
+__all__ = ["DUE_PER_TICK_MAX", "STRIPE_HOUR_OPEN_S", "continues", "decide", "evolve", "is_due", "is_open"]
 
 DUE_PER_TICK_MAX = 500
 """What one tick closes at most, so that a day's end does not hold up the events behind it."""
@@ -104,12 +109,17 @@ def evolve(state: State, catalog: Catalog, fact: Fact, position: Position, log_m
         case TotalClosed():
             state.totals.drop(_total_key(fact))
         case StripeHourClosed():
-            key = StripeHourKey(fact.hour, fact.account, fact.stripe_customer, fact.stripe_event_name)
-            state.stripe_hours.drop(key)
+            state.stripe_hours.drop(_stripe_hour_key(fact))
         case GenesisApplied():
-            _evolve_genesis(state, fact)
+            _evolve_genesis(state, fact, log_ms)
         case Ticked():
             _drop_pairs(state, log_ms)
+        case SnapshotBegun():
+            _move_snapshot(state, fact.month_start_s, "")
+        case AccountSnapshot() | LateSnapshot():
+            _move_snapshot(state, None, cursor_behind(fact))
+        case SnapshotDone():
+            _move_snapshot(state, fact.month_start_s, None)
         case OrderHonoured():
             evolve_honoured(state, fact, position)
         case OrderApplied():
@@ -137,7 +147,8 @@ def is_due(state: State, now_ms: int) -> bool:
     day, stripe_hour = _due_bounds(now_ms)
     aside = accounts_aside(state)
     return bool(
-        state.totals.below(day, 1, aside)
+        is_snapshot_due(state.partition, now_ms)
+        or state.totals.below(day, 1, aside)
         or state.stripe_hours.below(stripe_hour, 1, aside)
         or state.pairs.below(day, 1)
     )
@@ -162,12 +173,18 @@ def _decide_genesis(state: State, record: Genesis, position: Position) -> Fact:
     return GenesisApplied(record.deployment_id, record.incarnation, record.partition_count, record.operator_public_key)
 
 
-def _evolve_genesis(state: State, fact: GenesisApplied) -> None:
+def _evolve_genesis(state: State, fact: GenesisApplied, log_ms: int) -> None:
     """What orders said of offsets goes with the log that those were of; what they said of accounts and rules stays."""
     before = state.partition
-    row = PartitionRow(fact.deployment_id, fact.incarnation, fact.partition_count, fact.operator_public_key)
-    state.partition = (
-        row if before is None else msgspec.structs.replace(row, behaviour_version=before.behaviour_version)
+    if before is not None:
+        state.partition = msgspec.structs.replace(before, incarnation=fact.incarnation, still=(), honoured=())
+        return
+    state.partition = PartitionRow(
+        fact.deployment_id,
+        fact.incarnation,
+        fact.partition_count,
+        fact.operator_public_key,
+        snapshot_month_s=month_start_s(log_ms),  # there is nothing before it to be written down
     )
 
 
@@ -228,8 +245,42 @@ def _decide_tick(state: State, log_ms: int) -> list[Fact]:
         for key, hour in hours
     ]
     closing.sort(key=lambda item: item[0])  # stable: totals before Stripe hours, each in key order
-    due = [fact for _, fact in closing[:DUE_PER_TICK_MAX]]
-    return [Ticked(more=len(closing) > DUE_PER_TICK_MAX), *due]
+    earlier_count, snapshot = _snapshot_facts(state, log_ms, closing)
+    room = DUE_PER_TICK_MAX - sum(isinstance(fact, (AccountSnapshot, LateSnapshot)) for fact in snapshot)
+    is_left = bool(snapshot) and not isinstance(snapshot[-1], SnapshotDone)
+    due = [fact for _, fact in closing[:room]]
+    return [
+        Ticked(more=len(closing) > room or is_left),
+        *due[:earlier_count],
+        *snapshot,
+        *due[earlier_count:],
+    ]
+
+
+def _snapshot_facts(state: State, log_ms: int, closing: list[tuple[int, Fact]]) -> tuple[int, list[Fact]]:
+    """How many of the closing rows are due before the month's snapshot, and what of that has room behind them."""
+    assert state.partition is not None, "the caller has asked"
+    if not is_snapshot_due(state.partition, log_ms):
+        return 0, []
+    month_s = month_start_s(log_ms)
+    earlier_count = sum(due_s <= month_s for due_s, _ in closing)
+    if earlier_count >= DUE_PER_TICK_MAX:
+        return DUE_PER_TICK_MAX, []
+    return earlier_count, decide_snapshot(state, log_ms, DUE_PER_TICK_MAX - earlier_count)
+
+
+def _move_snapshot(state: State, month_s: int | None, cursor: str | None) -> None:
+    row = state.partition
+    assert row is not None, "a tick needs a genesis"
+    month_s = row.snapshot_month_s if month_s is None else month_s
+    state.partition = msgspec.structs.replace(row, snapshot_month_s=month_s, snapshot_cursor=cursor)
+
+
+def is_open(state: State, fact: TotalClosed | StripeHourClosed) -> bool:
+    """Whether the state has the row that the fact closes; one that is built from a snapshot may not."""
+    if isinstance(fact, TotalClosed):
+        return state.totals.get(_total_key(fact)) is not None
+    return state.stripe_hours.get(_stripe_hour_key(fact)) is not None
 
 
 def _due_bounds(now_ms: int) -> tuple[int, int]:
@@ -249,6 +300,10 @@ def _total_key(fact: TotalClosed) -> TotalKey:
     return TotalKey(
         fact.booking_day, fact.account, fact.billing_start_s, fact.meter, fact.feature, fact.model, fact.hour
     )
+
+
+def _stripe_hour_key(fact: StripeHourClosed) -> StripeHourKey:
+    return StripeHourKey(fact.hour, fact.account, fact.stripe_customer, fact.stripe_event_name)
 
 
 def _total_closed(key: TotalKey, nano: int, event_count: int, digest: int, version_offset: int) -> TotalClosed:

@@ -3,6 +3,7 @@
 `State` is the port; `MemoryState` is the whole of it in dictionaries, and `streams` has one over RocksDB.
 """
 
+from bisect import bisect_right
 from collections.abc import ItemsView
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -19,7 +20,9 @@ __all__ = [
     "Late",
     "LateKey",
     "MemoryFamily",
+    "MemoryOrdered",
     "MemoryState",
+    "Ordered",
     "PairsKey",
     "PartitionRow",
     "Quarantine",
@@ -47,6 +50,10 @@ class PartitionRow(msgspec.Struct, frozen=True):
     """Stretches of offsets, first and last, over which log time stands by order."""
     honoured: tuple[int, ...] = ()
     """Offsets, further on, of orders that have let a record through and so had their effect."""
+    snapshot_month_s: int = 0
+    """The month whose snapshot was begun last, by its first moment; 0: there was none."""
+    snapshot_cursor: str | None = None
+    """How far that snapshot is (see `billing.snapshots`); None: it is done."""
 
 
 class Quarantine(msgspec.Struct, frozen=True):
@@ -170,6 +177,14 @@ class Family(Protocol[K, V]):
         ...
 
 
+class Ordered(Family[K, V], Protocol[K, V]):
+    """Rows that are also gone through one after the other."""
+
+    def after(self, key: K | None, limit: int, /) -> list[tuple[K, V]]:
+        """The first `limit` rows behind `key`, in key order; None: from the first row on."""
+        ...
+
+
 class Register(Protocol[K, V]):
     """Rows of a kind of which there are few: all of them are at hand."""
 
@@ -194,7 +209,7 @@ class State(Protocol):
         ...
 
     @property
-    def accounts(self) -> Family[str, Account]: ...
+    def accounts(self) -> Ordered[str, Account]: ...
     @property
     def seen(self) -> Family[SeenKey, Seen]: ...
     @property
@@ -202,7 +217,7 @@ class State(Protocol):
     @property
     def pairs(self) -> Family[PairsKey, frozenset[tuple[str, str]]]: ...
     @property
-    def late(self) -> Family[LateKey, Late]: ...
+    def late(self) -> Ordered[LateKey, Late]: ...
     @property
     def stripe_hours(self) -> Family[StripeHourKey, StripeHour]: ...
 
@@ -228,6 +243,21 @@ class MemoryFamily(Generic[K, V]):
         return sorted(due, key=lambda item: _key_order(item[0]))[:limit]
 
 
+class MemoryOrdered(MemoryFamily[K, V]):
+    """Rows of a kind that is never dropped: their order is reckoned anew only when their number has changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ordered: list[K] = []
+
+    def after(self, key: K | None, limit: int, /) -> list[tuple[K, V]]:
+        """As `Ordered.after`."""
+        if len(self._ordered) != len(self.rows):
+            self._ordered = sorted(self.rows, key=_key_order)
+        start = 0 if key is None else bisect_right(self._ordered, _key_order(key), key=_key_order)
+        return [(name, self.rows[name]) for name in self._ordered[start : start + limit]]
+
+
 class MemoryState:
     """A working state in dictionaries, for tests, replay and models."""
 
@@ -235,11 +265,11 @@ class MemoryState:
         self.partition: PartitionRow | None = None
         self.log_ms = 0
         self.quarantines: MemoryFamily[str, Quarantine] = MemoryFamily()
-        self.accounts: MemoryFamily[str, Account] = MemoryFamily()
+        self.accounts: MemoryOrdered[str, Account] = MemoryOrdered()
         self.seen: MemoryFamily[SeenKey, Seen] = MemoryFamily()
         self.totals: MemoryFamily[TotalKey, Total] = MemoryFamily()
         self.pairs: MemoryFamily[PairsKey, frozenset[tuple[str, str]]] = MemoryFamily()
-        self.late: MemoryFamily[LateKey, Late] = MemoryFamily()
+        self.late: MemoryOrdered[LateKey, Late] = MemoryOrdered()
         self.stripe_hours: MemoryFamily[StripeHourKey, StripeHour] = MemoryFamily()
 
 
@@ -256,5 +286,7 @@ def _is_of(key: object, accounts: frozenset[str]) -> bool:
 
 def _key_order(key: object) -> tuple[Any, ...]:
     """Text compares by its UTF-8 bytes, as it does in a store of bytes."""
+    if isinstance(key, str):
+        return (key.encode(),)
     assert isinstance(key, tuple)
     return tuple(part.encode() if isinstance(part, str) else part for part in key)

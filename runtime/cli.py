@@ -250,6 +250,9 @@ def switch_behaviour(
 @app.command()
 def replay(
     partition: Annotated[int | None, typer.Option("--partition", min=0, help="Only this one.")] = None,
+    month: Annotated[
+        str | None, typer.Option("--from", metavar="YYYY-MM", help="Begin with that month's snapshot, not the genesis.")
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -260,7 +263,7 @@ def replay(
     from runtime.replaying import print_replay, run_replay
 
     servers = _settings(data_dir).bootstrap_servers
-    found = run_replay(servers, BUILTIN_CATALOG, partition, Console(stderr=True))
+    found = run_replay(servers, BUILTIN_CATALOG, partition, Console(stderr=True), month)
     print_replay(found, as_json=as_json)
     sys.exit(_DIFFERS_EXIT if any(line.difference for line in found) else 0)
 

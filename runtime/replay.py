@@ -10,20 +10,25 @@ from typing import Any, NamedTuple
 import msgspec
 
 from billing.catalog.types import Catalog
-from billing.facts import Fact
+from billing.errors import BillingError
+from billing.facts import Fact, SnapshotBegun
 from billing.periods import DAY_S, HOUR_S
-from billing.records import Position
+from billing.records import Position, from_ordinal
 from billing.state import StripeHourKey, TotalKey
 from runtime.ledger_log import LedgerRecord
-from runtime.refold import Refold
+from runtime.refold import Rebuild, Refold
 from schemas.ledger import SourceRecord, encode_facts
 from schemas.rows import STRIPE_HOURS, TOTALS
 from schemas.totals import decode_total, encode_stripe_hour, encode_total
 
-__all__ = ["Difference", "PartitionReplay", "TotalsBook", "replay_partition", "shown_fact"]
+__all__ = ["Difference", "PartitionReplay", "SnapshotUnfit", "TotalsBook", "replay_partition", "shown_fact"]
 
 _TOTALS_KEPT_S = 39 * DAY_S
 """`usage-totals` keeps a value for 40 days: an open row that is older (its account is quarantined) may be gone there."""
+
+
+class SnapshotUnfit(BillingError):
+    """A month's snapshot is none to fold again from; says why."""
 
 
 class Difference(NamedTuple):
@@ -46,6 +51,8 @@ class PartitionReplay:
     facts: int = 0
     totals: int = 0
     """Values of `usage-totals` that were compared at their own version."""
+    rebuilt: int = 0
+    """Records before the end of the snapshot that it was begun from: their facts were applied, not compared."""
     first: Position | None = None
     last: Position | None = None
     difference: Difference | None = None
@@ -73,15 +80,28 @@ def replay_partition(
     ledger: Iterable[LedgerRecord],
     totals: TotalsBook,
     advance: Callable[[int], None] = lambda _: None,
+    start: SnapshotBegun | None = None,
 ) -> PartitionReplay:
     """Fold the ledger's records again from an empty state; stop at the first difference. Raises UnknownBehaviour, LedgerGap.
+
+    With `start`, the state is that of its month's snapshot, and what follows it is folded again. The ledger must then begin
+    no later than at `since_ms` of it; raises SnapshotUnfit where it is not whole.
 
     `advance` is told of each record's facts, for a progress bar. `totals` must have been read after the ledger's end was
     found: values of later versions are left out.
     """
     done = PartitionReplay(partition)
     refold = Refold(catalog)
+    rebuild = None if start is None else Rebuild(refold, catalog, start.month_start_s)
     for told, values in ledger:
+        if start is not None and told.log_ms < start.since_ms:
+            continue
+        if rebuild is not None:
+            rebuild.take(told)
+            done.rebuilt += 1
+            advance(len(values))
+            rebuild = _unless_done(rebuild)
+            continue
         position = told.position
         done.first, done.last = done.first or position, position
         done.difference = _fold_again(refold, told, values) or _compare_totals(refold, position, totals, done)
@@ -90,9 +110,19 @@ def replay_partition(
         done.records += 1
         done.facts += len(told.facts)
         advance(len(values))
+    if rebuild is not None:
+        message = "it is not whole yet; wait for the next tick, or fold again from an earlier month"
+        raise SnapshotUnfit(message)
     if done.last is not None:
         done.difference = next(_left(refold, done, totals), None)
     return done
+
+
+def _unless_done(rebuild: Rebuild) -> Rebuild | None:
+    """The rebuild while it goes on. Raises SnapshotUnfit."""
+    if rebuild.problem is not None:
+        raise SnapshotUnfit(rebuild.problem)
+    return None if rebuild.is_done else rebuild
 
 
 def shown_fact(fact: Fact) -> dict[str, Any]:
@@ -146,17 +176,35 @@ def _left(refold: Refold, done: PartitionReplay, totals: TotalsBook) -> Iterator
         if first <= version <= last:
             theirs = [_plain(msgspec.structs.asdict(decode_total(totals.values[key]))) for key in keys]
             yield Difference(f"usage-totals, version {version}: the ledger has no such record", [], theirs)
-    now_s = refold.state.log_ms // 1_000
-    for total_key in refold.state.totals.rows:
-        if total_key.booking_day * DAY_S > now_s - _TOTALS_KEPT_S and TOTALS.encode_key(total_key) not in totals.values:
-            yield _missing(total_key)
-    for hour_key in refold.state.stripe_hours.rows:
-        if hour_key.hour * HOUR_S > now_s - _TOTALS_KEPT_S and STRIPE_HOURS.encode_key(hour_key) not in totals.values:
-            yield _missing(hour_key)
+    for key, version_offset, is_kept in _open_rows(refold):
+        value = totals.values.get(key)
+        if value is None and is_kept:
+            yield _missing(key)
+        elif value is not None and from_ordinal(version_offset) == _version(value):
+            expected = _total(refold, done.last, key)
+            if expected is not None and expected != value:
+                ours, theirs = ([_plain(msgspec.structs.asdict(decode_total(v)))] for v in (expected, value))
+                yield Difference("usage-totals, an open row", ours, theirs)
 
 
-def _missing(key: TotalKey | StripeHourKey) -> Difference:
-    return Difference("usage-totals", [_plain(key._asdict())], [], "an open row has no value there")
+def _open_rows(refold: Refold) -> Iterator[tuple[bytes, int, bool]]:
+    """Each open row: its key, its version, and whether it is young enough to lie on `usage-totals` for certain."""
+    kept_s = refold.state.log_ms // 1_000 - _TOTALS_KEPT_S
+    for total_key, total in refold.state.totals.rows.items():
+        yield TOTALS.encode_key(total_key), total.version_offset, total_key.booking_day * DAY_S > kept_s
+    for hour_key, hour in refold.state.stripe_hours.rows.items():
+        yield STRIPE_HOURS.encode_key(hour_key), hour.version_offset, hour_key.hour * HOUR_S > kept_s
+
+
+def _version(value: bytes) -> tuple[int, int]:
+    total = decode_total(value)
+    return total.incarnation, total.version_offset
+
+
+def _missing(key: bytes) -> Difference:
+    codec = TOTALS if key.startswith(TOTALS.prefix) else STRIPE_HOURS
+    row: TotalKey | StripeHourKey = codec.decode_key(key)
+    return Difference("usage-totals", [_plain(row._asdict())], [], "an open row has no value there")
 
 
 def _name(position: Position) -> str:

@@ -85,6 +85,8 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
     honoured: tuple[int, ...] = ()
     parked: Parked | None = None
     """Set: nobody may fold on without an operator's order."""
+    snapshot_month_s: int = 0
+    snapshot_cursor: str | None = None
 
     @property
     def partition_row(self) -> PartitionRow:
@@ -96,6 +98,8 @@ class PositionRow(msgspec.Struct, frozen=True, array_like=True):
             self.behaviour_version,
             self.still,
             self.honoured,
+            self.snapshot_month_s,
+            self.snapshot_cursor,
         )
 
 
@@ -127,6 +131,8 @@ def encode_position(
             row.still,
             row.honoured,
             parked,
+            row.snapshot_month_s,
+            row.snapshot_cursor,
         )
     )
 

@@ -76,6 +76,19 @@ class StoreFamily(Generic[K, V]):
                 ordered[encoded] = (key, row)
         return [ordered[encoded] for encoded in sorted(ordered)[:limit]]
 
+    def after(self, key: K | None, limit: int, /) -> list[tuple[K, V]]:
+        """As `Ordered.after`."""
+        codec, changed = self._codec, self.changed
+        start = codec.prefix if key is None else codec.encode_key(key) + b"\0"
+        dropped_count = sum(row is None for row in changed.values())
+        stored = self._store.scan(codec.table, start, _behind(codec.prefix), limit + dropped_count)
+        found = {encoded: (codec.decode_key(encoded), value) for encoded, value in stored}
+        ordered = {e: (name, codec.decode_row(value)) for e, (name, value) in found.items() if name not in changed}
+        for name, row in changed.items():
+            if row is not None and (encoded := codec.encode_key(name)) >= start:
+                ordered[encoded] = (name, row)
+        return [ordered[encoded] for encoded in sorted(ordered)[:limit]]
+
     def _scan(self, stop: bytes, limit: int, but: frozenset[str]) -> dict[K, V]:
         """The first stored rows below `stop`, without those of the accounts in `but`, however many these have."""
         codec, start, found = self._codec, self._codec.prefix, dict[K, V]()

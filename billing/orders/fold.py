@@ -8,6 +8,8 @@ it is `OrderRepeated`.
 
 from typing import Final, NamedTuple, assert_never
 
+import msgspec
+
 from billing.accounts.types import parse_account
 from billing.errors import InvalidField, NotHonoured
 from billing.facts import (
@@ -308,12 +310,9 @@ def _with(
     still: tuple[tuple[int, int], ...] | None = None,
     honoured: tuple[int, ...] | None = None,
 ) -> PartitionRow:
-    return PartitionRow(
-        row.deployment_id,
-        row.incarnation,
-        row.partition_count,
-        row.operator_public_key,
-        row.behaviour_version if behaviour_version is None else behaviour_version,
-        row.still if still is None else still,
-        row.honoured if honoured is None else honoured,
+    return msgspec.structs.replace(
+        row,
+        behaviour_version=row.behaviour_version if behaviour_version is None else behaviour_version,
+        still=row.still if still is None else still,
+        honoured=row.honoured if honoured is None else honoured,
     )

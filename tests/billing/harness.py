@@ -104,6 +104,9 @@ class _ReadOnlyFamily(Generic[K, V]):
     def items(self) -> ItemsView[K, V]:
         return self._family.items()
 
+    def after(self, key: Any, limit: int, /) -> Any:
+        return self._family.after(key, limit)  # type: ignore[attr-defined]
+
     def put(self, key: K, row: V, /) -> NoReturn:
         message = f"decide wrote {key}"
         raise AssertionError(message)

@@ -208,7 +208,7 @@ def test_a_total_closes_when_its_booking_day_is_over(log_ms: int, closed: int) -
 def test_a_stripe_hour_closes_when_stripe_takes_no_more_for_it(late_ms: int, closed: int) -> None:
     folding = Folding()
     folding.append(Entry(usage("e1", T0_MS + HOUR_MS // 2, quantity="7"), log_ms=T0_MS + HOUR_MS))
-    tick(folding, T0_MS + 2 * DAY_MS)
+    tick(folding, T0_MS + 31 * DAY_MS)  # its day has passed, and its month: that one's snapshot is written here
     log_ms = T0_MS + HOUR_MS + STRIPE_HOUR_OPEN_S * 1_000 + late_ms
     assert is_due(folding.state, log_ms) == bool(closed)
     facts = tick(folding, log_ms)[1:]
@@ -241,7 +241,7 @@ def test_exactly_500_leave_nothing_behind() -> None:
 def test_totals_and_stripe_hours_close_in_the_order_of_time() -> None:
     folding = Folding()
     folding.append(Entry(usage("old", T0_MS)))
-    tick(folding, T0_MS + DAY_MS)
+    tick(folding, T0_MS + 31 * DAY_MS)
     due_ms = T0_MS + HOUR_MS + STRIPE_HOUR_OPEN_S * 1_000
     day_before = due_ms // DAY_MS * DAY_MS - 1
     folding.append(Entry(usage("new", day_before), log_ms=day_before))

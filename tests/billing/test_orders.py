@@ -23,6 +23,7 @@ from billing.facts import (
     OrderHonoured,
     OrderRepeated,
     Reason,
+    StripeHourClosed,
     Ticked,
     TotalClosed,
 )
@@ -193,7 +194,7 @@ def test_a_jump_of_more_than_40_days_is_not_believed(jump_ms: int, stands: bool)
     folding = Folding(sparse=False)
     before = rows_of(folding.state)
     if not stands:
-        assert tick(folding, T0_MS + jump_ms) == [Ticked(more=False)]
+        assert tick(folding, T0_MS + jump_ms)[0] == Ticked(more=False)
         return
     with pytest.raises(TimeJumped, match="40 days on"):
         tick(folding, T0_MS + jump_ms)
@@ -207,7 +208,7 @@ def test_a_partitions_first_record_jumps_from_nowhere() -> None:
 def test_a_jump_that_is_real_is_resumed() -> None:
     folding = Folding(sparse=False)
     order = hearing(Resume(at(1)))
-    honoured, ticked = tick(folding, T0_MS + YEAR_MS, heard=order)
+    honoured, ticked, *_snapshot = tick(folding, T0_MS + YEAR_MS, heard=order)
     assert honoured == OrderHonoured(order.value, None, 50, OrderEffect("resume"))
     assert ticked == Ticked(more=False)
     assert folding.state.log_ms == T0_MS + YEAR_MS
@@ -421,7 +422,7 @@ def test_what_is_due_of_a_quarantined_account_waits_for_its_release() -> None:
     folding.append(Entry(usage("b", customer_id="bob"), b"acme/bob"))
     give(folding, QuarantineAccount(ALICE, None), issued_at_ms=10)
     later_ms = T0_MS + 36 * DAY_MS
-    closed = [fact.account for fact in tick(folding, later_ms)[1:]]
+    closed = [fact.account for fact in tick(folding, later_ms) if isinstance(fact, (TotalClosed, StripeHourClosed))]
     assert closed == [BOB, BOB], "a total and a Stripe hour"
     assert not is_due(folding.state, later_ms), "what must wait is not due for ever"
     give(folding, ReleaseAccount(ALICE), later_ms, issued_at_ms=11)

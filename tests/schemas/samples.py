@@ -8,6 +8,7 @@ from typing import Any
 from billing.catalog.types import PlanRef
 from billing.facts import (
     AccountOpened,
+    AccountSnapshot,
     BehaviourSwitched,
     CommandRefused,
     Entry,
@@ -21,12 +22,15 @@ from billing.facts import (
     LateReceived,
     LateRejected,
     LateRepeated,
+    LateSnapshot,
     OrderApplied,
     OrderEffect,
     OrderHonoured,
     OrderRepeated,
     PairsCapped,
     Reason,
+    SnapshotBegun,
+    SnapshotDone,
     StripeHourClosed,
     Ticked,
     TotalClosed,
@@ -138,6 +142,28 @@ FACTS: dict[str, Fact] = {
     "late_repeated": LateRepeated("acme/alice", "evt-1", 2**40),
     "late_approved": LateApproved("acme/alice", DIGEST, LATE_EVENT, 2**40, (Entry("calls", "2.5", "calls"),)),
     "late_rejected": LateRejected("acme/alice", "evt-1", DIGEST, 2**40),
+    "snapshot_begun": SnapshotBegun(
+        month_start_s=1_772_323_200,
+        since_ms=1_769_212_800_000,
+        deployment_id="deployment",
+        incarnation=7,
+        partition_count=12,
+        operator_public_key=bytes(range(32)),
+        behaviour_version=2,
+        still=((3, 2**40),),
+        honoured=(2**40 + 1,),
+        quarantines=(("acme/alice", 1_772_323_200_000, True),),
+    ),
+    "account_snapshot": AccountSnapshot(
+        "acme/alice",
+        PlanRef("team", 3),
+        1_772_323_200_000,
+        "cus_1",
+        (("calls", 1_772_323_200, "0.000000001"), ("tokens", 1_772_323_200, "1" + "0" * 21)),
+        2**40,
+    ),
+    "late_snapshot": LateSnapshot("acme/alice", "evt-1", 2**40, DIGEST, LATE_EVENT, approved=False),
+    "snapshot_done": SnapshotDone(1_772_323_200),
 }
 
 ROWS: dict[str, tuple[Any, Any]] = {

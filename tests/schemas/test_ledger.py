@@ -26,6 +26,10 @@ from schemas.ledger import (
 from tests.schemas.samples import FACTS, golden
 
 PINNED = {
+    "snapshot_begun": "88d2946e65a6c1c33aea8d2682c22a4b0faf030e8845b8dd891080f8aa36e7a2",
+    "account_snapshot": "23a9dd4b9df35e1af9795054ac194665a11b0afebad898c040db68c27e018239",
+    "late_snapshot": "e4f91d2b0b7680a99b006d8b43c661d6b7d5f8a8522f3139d320608201949602",
+    "snapshot_done": "1c50c4eb1f29ed69919de27b792eed85bb3dd3ed56614594ec076b6775819427",
     "late_received": "068973c9680efa94dc51d298df9a035cc35bb01d4773e8d8db822bca63001d01",
     "late_repeated": "4604298256f4f80e7ce776d38e1eb3c172a05de3fb9937cfb399e54473c76af6",
     "late_approved": "81074d2c3151084183b0a7e6cc7dbacf29e17fb413bc90b42fbb0adab3e16e9b",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ PINNED = {
     "STRIPE_HOURS": "6e166e90f78c55d37244b69646823f0fde3853ea4136922f43700685ebd52388",
     "LATE": "febf1aaf332d35f891aae476f08cbe882584c91c17b8452e8e010ef7268861fa",
     "QUARANTINES": "c3366b2e9620b1132a689c3e283353af758466c7057bf65daf4aeb4b6aabecfe",
+    "position.3": "f733c7597362c0cafded990f8160f4a361485ac81391125c6f5bb34fa483a57c",
     "position.2": "33e7533b84b2f2a55642bbe10541137d142f9963ecd1551505efb9b70e899de3",
     "position": "18bc0fdfc6bff478ac508c116cc011b96184b4dcf2dc4c25c490ca71a32d1ba4",
 }
@@ -114,16 +116,27 @@ def test_rows_lie_as_they_always_did(name: str) -> None:
 
 
 def test_the_position_lies_as_it_always_did() -> None:
-    data = golden("row.position.2")
-    assert hashlib.sha256(data).hexdigest() == PINNED["position.2"], "golden bytes are never changed"
+    data = golden("row.position.3")
+    assert hashlib.sha256(data).hexdigest() == PINNED["position.3"], "golden bytes are never changed"
+    row = msgspec.structs.replace(ORDERED, snapshot_month_s=1_772_323_200, snapshot_cursor="aacme/alice")
     times = (1_772_323_200_000, DIGEST, 1_772_323_200_001)
     parked = Parked(2**40 + 3, "a rule raised")
-    row = encode_position(2**40 + 1, 2**40, *times, ORDERED, parked)
-    assert pinned(POSITION_KEY, row) == data
-    found = decode_position(row)
+    encoded = encode_position(2**40 + 1, 2**40, *times, row, parked)
+    assert pinned(POSITION_KEY, encoded) == data
+    found = decode_position(encoded)
     assert (found.next_offset, found.last_offset) == (2**40 + 1, 2**40)
     assert (found.last_append_ms, found.last_digest, found.log_ms) == times
-    assert (found.partition_row, found.parked) == (ORDERED, parked)
+    assert (found.partition_row, found.parked) == (row, parked)
+
+
+def test_a_position_of_before_there_were_snapshots_has_none() -> None:
+    data = golden("row.position.2")
+    assert hashlib.sha256(data).hexdigest() == PINNED["position.2"], "golden bytes are never changed"
+    found = decode_position(data[2 + len(POSITION_KEY) :])
+    times = (1_772_323_200_000, DIGEST, 1_772_323_200_001)
+    assert found == decode_position(
+        encode_position(2**40 + 1, 2**40, *times, ORDERED, Parked(2**40 + 3, "a rule raised"))
+    )
 
 
 def test_a_position_of_before_there_were_orders_has_none() -> None:
@@ -135,7 +148,9 @@ def test_a_position_of_before_there_were_orders_has_none() -> None:
 
 
 def test_every_family_is_tested() -> None:
-    assert set(CODECS) == set(ROWS) == set(KEYS) == set(VALUES) == set(PINNED) - {"position", "position.2"}
+    assert (
+        set(CODECS) == set(ROWS) == set(KEYS) == set(VALUES) == set(PINNED) - {"position", "position.2", "position.3"}
+    )
 
 
 @families
