@@ -107,6 +107,7 @@ class Refold:
             del self._orders[at]
         return [order_offset for order_incarnation, order_offset in passed if order_incarnation == incarnation]
 
+
 class Rebuild:
     """Brings a refold to where a month's snapshot ends, by facts alone: nothing before that is decided again.
 

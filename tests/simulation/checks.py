@@ -122,6 +122,9 @@ _FACTS: dict[int, tuple[str, tuple[int, ...]]] = {
     11: ("command refused", (0, 1)),
     14: ("behaviour switched", (0,)),
     15: ("order repeated", (0,)),
+    20: ("snapshot begun", (0,)),
+    21: ("account snapshot", (0, 4, 5)),
+    23: ("snapshot done", (0,)),
 }
 """By the wire's tag: the model's name, and which fields it has an opinion of (not on messages and payload digests)."""
 

@@ -154,6 +154,8 @@ class Model:
     met: dict[tuple[str, str], Met] = field(default_factory=dict)
     accounts: dict[str, int] = field(default_factory=dict)
     """The last record that changed each account."""
+    snapshot_s: int = 0
+    """The month whose snapshot was written last, or that of the genesis."""
     used: dict[tuple[str, str], tuple[int, Decimal]] = field(default_factory=dict)
     """By account and meter: the month's start and what it used."""
     totals: dict[tuple[Any, ...], list[Line]] = field(default_factory=dict)
@@ -298,7 +300,7 @@ class Model:
     def _begin(self, note: Genesis) -> Fact:
         if self.genesis is not None:
             return ("genesis refused",)
-        self.genesis = note
+        self.genesis, self.snapshot_s = note, month_of(self.log_ms // 1_000)
         return ("genesis", note.deployment_id, note.incarnation, note.partition_count, note.operator_public_key)
 
     def _refused(
@@ -393,7 +395,25 @@ class Model:
             order = (hour, account.encode(), customer.encode(), meter.encode())
             due.append(((hour + 1) * 3_600_000 + 35 * DAY_MS, 1, order, key))
         due = sorted(item for item in due if item[0] <= self.log_ms // 1_000 * 1_000)
-        return [("tick", len(due) > 500), *(self._close(key) for _, _, _, key in due[:500])]
+        month_s, snapshot = month_of(self.log_ms // 1_000), self._snapshot()
+        room = 500 - max(len(snapshot) - 2, 0)
+        early = [item for item in due if snapshot and item[0] <= month_s * 1_000]
+        assert len(early) <= room, "histories have few accounts: a month's snapshot is written by one tick"
+        closing = [self._close(key) for _, _, _, key in due[:room]]
+        return [("tick", len(due) > room), *closing[: len(early)], *snapshot, *closing[len(early) :]]
+
+    def _snapshot(self) -> list[Fact]:
+        """At the first tick of a month: what is used by every account, whoever is set aside."""
+        month_s = month_of(self.log_ms // 1_000)
+        if month_s <= self.snapshot_s:
+            return []
+        self.snapshot_s = month_s
+        rows: list[Fact] = []
+        for account in sorted(self.accounts, key=str.encode):
+            used = sorted((meter, *row) for (name, meter), row in self.used.items() if name == account)
+            counters = [[meter, start_s, plain(quantity)] for meter, start_s, quantity in used]
+            rows.append(("account snapshot", account, counters, self.accounts[account]))
+        return [("snapshot begun", month_s), *rows, ("snapshot done", month_s)]
 
     def _close(self, key: tuple[Any, ...]) -> Fact:
         offset = self.versions.pop(key)
