@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "decode_record",
     "encode",
+    "is_command",
     "schema_files",
 ]
 
@@ -155,6 +156,11 @@ def decode_record(data: bytes | None) -> Record:
     return record
 
 
+def is_command(data: bytes) -> bool:
+    """Whether these bytes, if they are a record at all, are a command: told by their first ten."""
+    return data[:_HEADER_BYTES] in _command_prefixes()
+
+
 def schema_files() -> dict[str, dict[int, str]]:
     """The text of each published schema, by name and version."""
     found: dict[str, dict[int, str]] = {}
@@ -185,6 +191,11 @@ def _readers() -> dict[bytes, _Schema]:
 @cache
 def _usage_event_prefix() -> bytes:
     return _versions("usage_event")[-1].prefix
+
+
+@cache
+def _command_prefixes() -> frozenset[bytes]:
+    return frozenset(schema.prefix for schema in _versions("command"))
 
 
 @cache

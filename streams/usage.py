@@ -28,7 +28,7 @@ from billing.state import SeenKey, StripeHour, StripeHourKey, Total, TotalKey
 from billing.step import rules_of, step
 from observe.figures import FIGURES
 from observe.metrics import WORKER_EVENTS
-from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode
+from schemas.codec import CUT_NOTE, DeadLetter, Header, decode_record, encode, is_command
 from schemas.ledger import LedgerReader, Source, encode_facts
 from schemas.rows import (
     POSITION_KEY,
@@ -124,9 +124,7 @@ class UsagePartition:
         if row is None or not isinstance(genesis, Genesis) or not continues(row, genesis):
             return False
         if first.offset > self._last_offset:
-            return (
-                False  # the old log goes on here: retention has taken what lay before, and anybody can append a genesis
-            )
+            return False  # the old log goes on: what lay before went by retention, and anybody can append a genesis
         self._genesis_offset = self.next_offset = first.offset
         self.stop = self._parked = None
         return True
@@ -169,8 +167,10 @@ class UsagePartition:
         stop, partition_row = self.stop, self._state.partition
         if stop is None or partition_row is None or stop.kind is StopKind.BEHAVIOUR or record.offset in self._unhelpful:
             return False
+        if record.value is None or not is_command(record.value):
+            return False  # before anything is decoded: a partition may stand before millions of events
         command = decode_record(record.value)
-        if not isinstance(command, Command) or record.value is None:
+        if not isinstance(command, Command):
             return False
         heard = Heard(command, record.key, record.value, record.offset)
         is_anew = stop.offset == self._genesis_offset

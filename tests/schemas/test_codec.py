@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.records import Unreadable, UsageEvent
-from schemas.codec import MARKER, decode, decode_record, encode, schema_files
+from schemas.codec import MARKER, decode, decode_record, encode, is_command, schema_files
 from tests.schemas.samples import AVRO, golden
 
 PINNED = {
@@ -145,6 +145,12 @@ def test_a_usage_event_is_read_as_it_was_written(event: UsageEvent) -> None:
     assert found == event
     assert isinstance(found, UsageEvent)
     assert isinstance(found.tags, tuple), "a record is a value: nothing in it can be changed by a reader"
+
+
+@names
+def test_a_command_is_told_by_its_first_bytes(name: str) -> None:
+    assert is_command(encode(AVRO[name])) == (name == "command")
+    assert not is_command(b"")
 
 
 @pytest.mark.parametrize("name", ["api_key", "dead_letter"])
