@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
+import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
@@ -117,6 +118,12 @@ class Worker:
     def pause(self) -> None:
         """SIGSTOP: as a process that waits for its disk, or a machine that is moved, it does nothing and notices nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        self.is_paused = True
+
+    def wait_asleep(self) -> None:
+        """Until it has stopped itself."""
+        process = psutil.Process(self.process.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, f"{self.name} stops itself", DEADLINE_S)
         self.is_paused = True
 
     def resume(self) -> None:

@@ -2,16 +2,19 @@
 
 Settings come from the environment, as the real worker's do. Oddities: `clock_file`, which holds the seconds by which its clock
 is wrong, read at each look; `poison`, the event id on which its rules raise; `state_age_max_s`, after which its tables count as
-too old; `unfenced`, whose transactions bear a name of this process's own.
+too old; `unfenced`, whose transactions bear a name of this process's own; `sleeps_at_epoch`, whose number
+it has decided and not begun to commit when it stops itself (SIGSTOP).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +29,7 @@ from runtime.errors import CommandError
 from runtime.processes import run_worker_process
 from runtime.settings import load_settings
 from streams.options import Options
+from streams.producers import PartitionWriter
 
 __all__ = ["ODDITIES"]
 
@@ -83,11 +87,23 @@ def _unfenced(_: bool) -> None:
     aiokafka.AIOKafkaProducer.__init__ = init
 
 
+def _sleepy(epoch_number: int) -> None:
+    sound, numbers = PartitionWriter.begin, count(1)
+
+    async def begin(self: PartitionWriter) -> None:
+        if next(numbers) == epoch_number:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        await sound(self)
+
+    PartitionWriter.begin = begin  # type: ignore[method-assign]
+
+
 ODDITIES: dict[str, Callable[[Any], None]] = {
     "clock_file": _wrong_clock,
     "poison": _poisoned,
     "state_age_max_s": _forgetful,
     "unfenced": _unfenced,
+    "sleeps_at_epoch": _sleepy,
 }
 
 

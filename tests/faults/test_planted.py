@@ -60,15 +60,13 @@ def test_a_worker_with_a_planted_fault_fails_the_check(tmp_path: Path, fault: st
 def test_a_worker_that_nobody_fences_is_found_when_it_wakes_up(tmp_path: Path) -> None:
     """The scenario of the worker that sleeps until it was replaced, with a fold that the broker does not know again."""
     with Deployment(tmp_path, has_stores=False) as there:
-        sleeper, heir = there.start("one", "two", odd={"unfenced": True})
+        sleeper = there.worker("one").start(odd={"unfenced": True, "sleeps_at_epoch": 8})
         with there.load("unfenced") as load:
-            there.wait_sent(load, 300)
-            lost = sleeper.owned
-            sleeper.pause()
-            there.wait_owned([heir])
-            there.wait_progress(200, lost)
+            sleeper.wait_asleep()
+            there.start("two", odd={"unfenced": True})
+            there.wait_progress(200)
             sleeper.resume()
-            there.wait_sent(load, 200)
+            there.wait_sent(load, 400)
         there.wait_folded()
         found = ledger_differences(there.bootstrap_servers, there.model)
     assert any(line.startswith("ledger: counted") for line in found), found
