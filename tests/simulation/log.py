@@ -48,6 +48,8 @@ class Txn:
     """One transaction."""
 
     number: int
+    name: str
+    """Its transactional id."""
     outcome: Outcome = Outcome.OPEN
     logs: dict[PartitionLog, None] = field(default_factory=dict)
     """Those that it wrote to and that have no marker of it yet."""
@@ -100,8 +102,15 @@ class PartitionLog:
         return self._put(Entry(self.end, *item, headers, timestamp, txn, note=note))
 
     def mark(self, txn: Txn, timestamp: int) -> None:
-        """Write the marker of a transaction that is decided."""
-        self.open.pop(txn)
+        """Write the marker of a transaction that is decided.
+
+        It also ends what hangs here of the same id, whichever way that had been decided.
+        """
+        for hanging in [each for each in self.open if each.name == txn.name]:
+            self.open.pop(hanging)
+            for entry in self.history:
+                if entry.txn is hanging:
+                    entry.txn = txn
         txn.logs.pop(self)
         self._put(Entry(self.end, None, None, (), timestamp, txn, is_marker=True))
 
@@ -180,6 +189,8 @@ class _Id:
 
     epoch: int = 0
     txn: Txn | None = None
+    hanging_offsets: dict[Tp, int] = field(default_factory=dict)
+    """The group's, of transactions whose markers were lost."""
 
 
 class Broker:
@@ -192,8 +203,13 @@ class Broker:
         now_ms: Callable[[], int],
         delay_s: Callable[[Txn, PartitionLog], float],
         transaction_timeout_s: float,
+        loses_markers: Callable[[Txn], bool],
     ) -> None:
-        """`delay_s` says how long a decided transaction's marker takes to reach a partition."""
+        """`delay_s` says how long a decided transaction's marker takes to reach a partition.
+
+        `loses_markers`: whether all markers of a transaction are lost, for want of a leader to write them, and it is called
+        complete all the same. It hangs until the next marker of its id.
+        """
         self.logs = {
             (topic, number): PartitionLog((topic, number)) for topic in topics for number in range(partition_count)
         }
@@ -203,6 +219,7 @@ class Broker:
         self._now_ms = now_ms
         self._delay_s = delay_s
         self._timeout_s = transaction_timeout_s
+        self._loses_markers = loses_markers
         self._ids: dict[str, _Id] = {}
         self._txn_count = 0
 
@@ -257,7 +274,7 @@ class Broker:
         held = self._held(name, epoch)
         if held.txn is None:
             self._txn_count += 1
-            held.txn = Txn(self._txn_count)
+            held.txn = Txn(self._txn_count, name)
             asyncio.get_running_loop().call_later(self._timeout_s, self._time_out, held, held.txn)
         return held.txn
 
@@ -270,8 +287,13 @@ class Broker:
         txn = held.txn
         assert txn is not None, "there is a transaction to end"
         txn.outcome = outcome
-        if outcome is Outcome.COMMITTED:
-            self.group_offsets |= txn.group_offsets
+        offsets = held.hanging_offsets | txn.group_offsets
+        loses_markers = bool(txn.logs) and self._loses_markers(txn)
+        held.hanging_offsets = offsets if loses_markers else {}
+        if outcome is Outcome.COMMITTED and not loses_markers:
+            self.group_offsets |= offsets
+        if loses_markers:
+            txn.logs.clear()
         loop = asyncio.get_running_loop()
         for log in txn.logs:
             loop.call_later(self._delay_s(txn, log), self._mark, held, txn, log)

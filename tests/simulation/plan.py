@@ -36,7 +36,17 @@ from tests.simulation.steps import (
 )
 from tests.support.operator import OPERATOR_KEY, STRANGERS_KEY, key_of, public_key, signed
 
-__all__ = ["GENESIS", "POISONS", "START_MS", "Plan", "genesis_of", "order_record", "plan_of"]
+__all__ = [
+    "GENESIS",
+    "LOST_MARKERS",
+    "POISONS",
+    "START_MS",
+    "Plan",
+    "genesis_of",
+    "order_record",
+    "plan_of",
+    "record_of",
+]
 
 START_MS = 1_772_323_200_000 - 3 * 3_600_000
 """2026-02-28T21:00:00Z: a month ends soon."""
@@ -82,6 +92,7 @@ _POINTS: tuple[tuple[str, int], ...] = (
     *((f"gap: {gap}", 25) for gap in GAPS),
 )
 """Where things go wrong, and how often a history passes there."""
+LOST_MARKERS = "writing a transaction's markers"
 _OF_REQUESTS = tuple(Effect)
 _OF_POINTS = (Effect.KILLED, Effect.KILLED, Effect.PAUSED, Effect.CUT_OFF)
 
@@ -180,7 +191,7 @@ class _Planner:
             event = replace(event, quantity=rng.choice(("1", "2", "0.5", "0", "12.000000001")))
         else:
             event = replace(event, input_tokens=rng.choice((None, 10, 700)), output_tokens=rng.choice((None, 5)))
-        record = self._record_of(event)
+        record = record_of(event)
         self._sent.append(record)
         return record
 
@@ -193,7 +204,7 @@ class _Planner:
     def _conflict(self) -> Record:
         record = self._again()
         assert isinstance(record.note, model.Event)
-        return self._record_of(replace(record.note, quantity="77"))
+        return record_of(replace(record.note, quantity="77"))
 
     def _astray(self) -> Record:
         record = self._again()
@@ -245,7 +256,7 @@ class _Planner:
         assert isinstance(record.note, model.Event)
         self._id_count += 1
         event = replace(record.note, event_id=f"{self._rng.choice(POISONS)}{self._id_count}")
-        return replace(self._record_of(event), note=model.Poison(event))
+        return replace(record_of(event), note=model.Poison(event))
 
     def _order(self) -> Record:
         """Orders that nobody waits for: about accounts, and about records that are long folded or not there yet."""
@@ -265,10 +276,6 @@ class _Planner:
 
     def _home(self, account: str) -> int:
         return partition_of(account.encode(), self._partition_count)
-
-    @staticmethod
-    def _record_of(event: model.Event) -> Record:
-        return Record(event.home, event.account.encode(), _value_of(event), event)
 
     # Trouble
 
@@ -343,6 +350,11 @@ def order_record(partition: int, note: model.Order) -> Record:
             order = Resume(position)
     by = STRANGERS_KEY if note.forged else OPERATOR_KEY
     return Record(partition, key_of(order), encode(signed(order, note.number, GENESIS.deployment_id, by)), note)
+
+
+def record_of(event: model.Event) -> Record:
+    """The event on its own partition's log."""
+    return Record(event.home, event.account.encode(), _value_of(event), event)
 
 
 def replace_quantity(event: UsageEvent, quantity: str) -> UsageEvent:

@@ -34,7 +34,7 @@ from tests.simulation.edges import SimReader
 from tests.simulation.group import Group
 from tests.simulation.log import Broker, BrokerError, Entry, PartitionLog, Txn
 from tests.simulation.loop import NothingLeft, VirtualLoop
-from tests.simulation.plan import POISONS, START_MS, Plan, genesis_of, order_record
+from tests.simulation.plan import LOST_MARKERS, POISONS, START_MS, Plan, genesis_of, order_record
 from tests.simulation.process import Process, end_task, own_tasks
 from tests.simulation.steps import (
     Away,
@@ -67,6 +67,7 @@ _TOMBSTONES_MS = 14 * _DAY_MS
 _STEP_S = 0.25
 _DELAY_COUNT = 1_009
 _OPERATOR_S = 0.5
+_FOREIGN = "foreign-"
 _WAITED_FOR_MS = 100 * _DAY_MS
 
 
@@ -121,7 +122,9 @@ class World:
         self._fold = make_fold({1: self.rules()})
         self.decisions: dict[tuple[int, int], tuple[int, bytes]] = {}
         """Log time and facts of every record that anybody ever decided, by partition and offset."""
-        self.broker = Broker(TOPICS.all, plan.partition_count, self.broker_ms, self._marker_delay_s, TRANSACTION_S)
+        self.broker = Broker(
+            TOPICS.all, plan.partition_count, self.broker_ms, self._marker_delay_s, TRANSACTION_S, self._loses_markers
+        )
         self.nodes = [Node(number, self) for number in range(plan.node_count)]
         self.group = Group(plan.partition_count, plan.seed, self._count_rebalance, self._expire)
         self.state_age_max_ms = 7 * _DAY_MS
@@ -142,6 +145,9 @@ class World:
 
     def _marker_delay_s(self, txn: Txn, log: PartitionLog) -> float:
         return self.delay_s(f"marker {log.tp}", txn.number)
+
+    def _loses_markers(self, txn: Txn) -> bool:
+        return not txn.name.startswith(_FOREIGN) and self.fault_at(LOST_MARKERS) is not None
 
     # What processes need
 
@@ -341,7 +347,7 @@ class World:
 
     def _foreign(self, txn: ForeignTxn) -> None:
         self._foreign_count += 1
-        name = f"foreign-{self._foreign_count}"
+        name = f"{_FOREIGN}{self._foreign_count}"
         epoch = self.broker.take_id(name)
         for record in txn.records:
             self.outcome.counts["records"] += 1
