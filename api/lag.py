@@ -107,7 +107,9 @@ class LagGauge:
     def of_offsets(self, next_offsets: Mapping[Place, int]) -> Lag:
         """How far a reader is behind that reads `next_offsets`, by topic and partition, next. Raises LogUnreachable."""
         ends = {place: self.end_of(place) for place in next_offsets}
-        behind = {place: offset for place, offset in next_offsets.items() if ends[place] > offset}
+        # One that ends before what was read was made anew, and nothing of it is read yet.
+        reached = {place: offset if offset <= ends[place] else _NO_OFFSET for place, offset in next_offsets.items()}
+        behind = {place: offset for place, offset in reached.items() if ends[place] > offset}
         unread = self._first_unread(behind, ends) if behind else ()
         return Lag(sum(ends[found.place] - behind[found.place] for found in unread), unread, ends, {})
 

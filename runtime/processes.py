@@ -66,7 +66,7 @@ def run_worker_process(settings: Settings, catalog: Catalog = BUILTIN_CATALOG) -
     bounds = WatchBounds(settings.health_fold_age_s_max, settings.health_take_over_s_max)
 
     async def beside(engine: Engine) -> None:
-        ticker = Ticker(engine.partitions, engine.append, now_ms, engine.ends_in_markers)  # type: ignore[arg-type]
+        ticker = Ticker(engine.partitions, engine.append, now_ms, engine.needs_tick)  # type: ignore[arg-type]
         await asyncio.gather(ticker.run(), WorkerWatch(engine, bounds, now_ms).run())
 
     try:

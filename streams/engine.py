@@ -69,6 +69,8 @@ class Taken(NamedTuple):
     fold: PartitionFold
     rows: PartitionRows
     start_offset: int
+    is_untold: bool
+    """The group's offset is not this one: it has expired, or the log was made anew."""
 
 
 class Engine:
@@ -102,6 +104,7 @@ class Engine:
         self._committing_count = self._ahead_count = 0
         self._record_count = self._epoch_count = 0
         self._commit_ms_last = 0.0
+        self._untold: set[int] = set()
         self.taking_since_s: float | None = None
         """When the take-over under way began, by the monotonic clock; None while there is none."""
 
@@ -129,10 +132,11 @@ class Engine:
             folds = {number: fold for number, (fold, _) in taken.items()}
             witnesses = await self._witnesses(reader, folds, group_offsets)
         say(StreamsEvent.LOADED, partitions=sorted(partitions), changelog_records=loaded_count)
-        return {
-            number: Taken(fold, rows, start_offset(number, fold, witnesses[number]))
-            for number, (fold, rows) in taken.items()
-        }
+        return {number: self._taken(number, fold, rows, witnesses[number]) for number, (fold, rows) in taken.items()}
+
+    def _taken(self, number: int, fold: PartitionFold, rows: PartitionRows, witnesses: Witnesses) -> Taken:
+        start = start_offset(number, fold, witnesses)
+        return Taken(fold, rows, start, is_untold=fold.next_offset is not None and witnesses.group_offset != start)
 
     def _open(self, number: int) -> tuple[PartitionFold, PartitionRows]:
         rows = PartitionRows({table: self._edges.tables.get(table, number) for table in TABLES})
@@ -164,7 +168,8 @@ class Engine:
 
     def start(self, taken: Mapping[int, Taken]) -> None:
         """Fold what was taken, as soon as records come."""
-        for number, (fold, rows, offset) in taken.items():
+        self._untold = {number for number, each in taken.items() if each.is_untold}
+        for number, (fold, rows, offset, _) in taken.items():
             self.partitions[number] = fold
             around = self._surroundings(number, rows)
             self._owned[number] = OwnedPartition(number, fold, rows, offset, around, self.options)
@@ -206,17 +211,18 @@ class Engine:
         is_far_ahead = self._committing_count > 0 and self._ahead_count >= self.options.records_ahead_max
         return [] if is_far_ahead else [number for number, owned in self._owned.items() if not owned.is_full]
 
-    def ends_in_markers(self, number: int) -> bool:
-        """Whether all records of an owned partition are folded, and offsets that hold none lie behind the last one.
+    def needs_tick(self, number: int) -> bool:
+        """Whether an owned partition of which everything is folded needs a record more, that a commit may follow.
 
-        Transactions leave such offsets. Once retention has taken them, nobody can tell them from records that were
-        lost: a position before them must move on while they are there.
+        Offsets that hold no record lie behind the last one: transactions leave such. Once retention has taken them, nobody
+        can tell them from records that were lost, and a position before them must move on while they are there. Or the
+        group does not show where the partition is, so that it would look as if nothing of it were counted.
         """
         owned = self._owned.get(number)
-        if owned is None or owned.behind_count:
+        if owned is None or owned.behind_count or owned.fold.stop is not None:
             return False
         position = owned.fold.next_offset
-        return position is not None and position < owned.read_offset
+        return position is not None and (position < owned.read_offset or number in self._untold)
 
     async def drain(self) -> None:
         """Let what was decided be committed, then own nothing.
@@ -251,6 +257,7 @@ class Engine:
         return Place(next_offset, max(end or 0, owned.read_offset), owned.oldest_append_ms)
 
     def _note(self, number: int, done: EpochDone) -> None:
+        self._untold.discard(number)
         FIGURES.add(WORKER_RECORDS, done.record_count, number)
         FIGURES.add(WORKER_EPOCHS, 1, number)
         FIGURES.observe(WORKER_COMMIT_S, done.commit_ms / 1_000)

@@ -38,16 +38,16 @@ class Ticker:
         partitions: Mapping[int, DuePartition],
         append: Callable[[int, bytes], Awaitable[int]],
         now_ms: Callable[[], int],
-        ends_in_markers: Callable[[int], bool],
+        needs_tick: Callable[[int], bool],
     ) -> None:
         """`append(partition, value)` puts a record on the log and gives its offset.
 
-        `ends_in_markers(partition)`: nothing waits to be folded, and the log goes on behind the position all the same.
+        `needs_tick(partition)`: nothing waits to be folded, and a commit is needed all the same.
         """
         self._partitions = partitions
         self._append = append
         self._now_ms = now_ms
-        self._ends_in_markers = ends_in_markers
+        self._needs_tick = needs_tick
         self._last_tick: dict[int, int] = {}
 
     async def run(self) -> None:
@@ -67,4 +67,4 @@ class Ticker:
     def _wants_tick(self, number: int, fold: DuePartition, now_ms: int) -> bool:
         if fold.next_offset is None or self._last_tick.get(number, -1) >= fold.next_offset:
             return False
-        return self._ends_in_markers(number) or fold.is_due(now_ms)
+        return self._needs_tick(number) or fold.is_due(now_ms)

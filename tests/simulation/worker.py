@@ -103,7 +103,7 @@ class Worker(Process):
 
     def start(self) -> None:
         """Fetch what is granted, and tick."""
-        ticker = Ticker(self.engine.partitions, self.engine.append, self.options.now_ms, self.engine.ends_in_markers)  # type: ignore[arg-type]
+        ticker = Ticker(self.engine.partitions, self.engine.append, self.options.now_ms, self.engine.needs_tick)  # type: ignore[arg-type]
         self.spawn(ends_process(self.consumer.pump(), "fetch"))
         self.spawn(ends_process(ticker.run(), "work beside the fold"))
         self.spawn(ends_process(self._sweep(), "sweeping expired rows"))
