@@ -59,7 +59,15 @@ class PartitionWriter:
             raise
 
     async def begin(self) -> None:
+        """Begin a transaction that is on every output of the partition, whatever it will write.
+
+        Should the broker lose the markers of one (`settled.py`), the next marker of this id decides it, on each topic that
+        has one: with the same topics in all of them it is decided everywhere alike. Else ids could be forgotten of events
+        that were counted.
+        """
         await self._producer.begin_transaction()
+        for topic in self._options.topics.outputs:
+            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(topic, self.partition))
 
     async def send(self, topic: str, items: Iterable[tuple[bytes | None, bytes | None]]) -> Sent:
         """Hand records to the broker, in order. Returning promises nothing: `acknowledged` does.

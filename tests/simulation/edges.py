@@ -40,6 +40,7 @@ class SimWriter:
     def __init__(self, partition: int, options: Options, process: Process, broker: Broker) -> None:
         self.partition = partition
         self._id = f"{options.group}-{partition}"
+        broker.outputs[self._id] = [(topic, partition) for topic in options.topics.outputs]
         self._process = process
         self._broker = broker
         self._epoch = -1

@@ -96,10 +96,15 @@ class PartitionLog:
         return min(self.open.values(), default=self.end)
 
     def append(self, item: Item, timestamp: int, txn: Txn | None, headers: Headers = (), note: object = None) -> int:
-        if txn is not None and txn not in self.open:
+        if txn is not None:
+            self.join(txn)
+        return self._put(Entry(self.end, *item, headers, timestamp, txn, note=note))
+
+    def join(self, txn: Txn) -> None:
+        """The transaction is on this partition, too."""
+        if txn not in self.open:
             self.open[txn] = self.end
             txn.logs[self] = None
-        return self._put(Entry(self.end, *item, headers, timestamp, txn, note=note))
 
     def mark(self, txn: Txn, timestamp: int) -> None:
         """Write the marker of a transaction that is decided.
@@ -214,6 +219,8 @@ class Broker:
             (topic, number): PartitionLog((topic, number)) for topic in topics for number in range(partition_count)
         }
         self.group_offsets: dict[Tp, int] = {}
+        self.outputs: dict[str, list[Tp]] = {}
+        """Of each transactional id: where each of its transactions has a marker, whatever it writes."""
         self.fences = True
         """False is a planted fault: a former owner's writes are taken."""
         self._now_ms = now_ms
@@ -275,6 +282,8 @@ class Broker:
         if held.txn is None:
             self._txn_count += 1
             held.txn = Txn(self._txn_count, name)
+            for tp in self.outputs.get(name, ()):
+                self.logs[tp].join(held.txn)
             asyncio.get_running_loop().call_later(self._timeout_s, self._time_out, held, held.txn)
         return held.txn
 
