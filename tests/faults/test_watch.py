@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from observe.metrics import CLICKHOUSE_RETRIES, METRICS, Role
 from runtime.stack import WATCHED, Stack
-from tests.faults.command import ROOT, create_key
+from tests.faults.command import ROOT, create_key, run_json
 from tests.faults.load import ORGS, HttpDoor, KafkaDoor
 from tests.faults.naive import Model
 from tests.faults.stopping_worker import POISONED_CUSTOMER, clock_is_back
@@ -221,6 +222,9 @@ def red_while_parked(stack: Stack) -> None:
     worker = f"{stack.watch_urls['worker']}/health"
     until_state(worker, "fold_stands", "red")
     assert message_of(until_state(api, "fold_stands", "red")[1], "fold_stands") == said
+    [command] = re.findall(r"meterlog (quarantine --partition \d+ --offset \d+)", said)
+    run_json(*command.split(), "--json", data_dir=stack.data_dir)
+    wait_until(lambda: health_of(api)[1].get("status") == "green", "the order that it names lets it go on", 60.0)
 
 
 def message_of(health: dict[str, Any], name: str) -> str:
