@@ -27,6 +27,9 @@ class DuePartition(Protocol):
     @property
     def next_offset(self) -> int | None: ...
 
+    @property
+    def log_ms(self) -> int: ...
+
     def is_due(self, now_ms: int) -> bool: ...
 
 
@@ -57,12 +60,17 @@ class Ticker:
             await asyncio.sleep(_BACKLOG_INTERVAL_S if busy else _INTERVAL_S)
 
     async def tick_once(self) -> bool:
-        """Append a tick to each partition that wants one and whose last tick was folded; whether any did."""
+        """Append a tick to each partition that wants one and whose last tick was folded; whether any has a backlog.
+
+        A backlog is what is due by the log's time. What is due by this worker's clock alone, no tick can close: with a broker
+        whose clock is an hour behind, ticks without a pause would be 72,000 a partition, each in the ledger for ever.
+        """
         now_ms = self._now_ms()
         due = [number for number, fold in list(self._partitions.items()) if self._wants_tick(number, fold, now_ms)]
+        has_backlog = any(fold.is_due(fold.log_ms) for fold in map(self._partitions.__getitem__, due))
         for number in due:
             self._last_tick[number] = await self._append(number, encode(Tick(now_ms)))
-        return bool(due)
+        return has_backlog
 
     def _wants_tick(self, number: int, fold: DuePartition, now_ms: int) -> bool:
         if fold.next_offset is None or self._last_tick.get(number, -1) >= fold.next_offset:
