@@ -164,21 +164,35 @@ def _folded(bootstrap_servers: str, partition: int) -> tuple[GenesisApplied, int
 
 
 def _write_genesis(bootstrap_servers: str, partitions: int, operator_public_key: bytes) -> None:
-    ends = [range_of(bootstrap_servers, USAGE_EVENTS, partition).end for partition in range(partitions)]
-    if all(ends):
+    if not _unbegun(bootstrap_servers, partitions):
         return
-    if any(ends):
-        empty = [partition for partition, end in enumerate(ends) if not end]
-        message = (
-            f"{USAGE_EVENTS} has records on some partitions and never had any on {empty}: it was not made by meterlog"
-        )
-        raise CommandError(message)
-    genesis = encode(_genesis(bootstrap_servers, partitions, operator_public_key))
     producer = Producer(
         {"bootstrap.servers": bootstrap_servers, "transactional.id": "meterlog-genesis", "log_level": 0}
     )
-    producer.init_transactions(_TIMEOUT_S)
+    producer.init_transactions(_TIMEOUT_S)  # what was begun before, and killed, has ended now, one way or the other
+    unbegun = _unbegun(bootstrap_servers, partitions)
+    if not unbegun:
+        return
+    if len(unbegun) < partitions:
+        message = (
+            f"{USAGE_EVENTS} has records on some partitions and never had any on {unbegun}: it was not made by meterlog"
+        )
+        raise CommandError(message)
+    genesis = encode(_genesis(bootstrap_servers, partitions, operator_public_key))
     producer.begin_transaction()
     for partition in range(partitions):
         producer.produce(USAGE_EVENTS, genesis, partition=partition)
     producer.commit_transaction(_TIMEOUT_S)
+
+
+def _unbegun(bootstrap_servers: str, partitions: int) -> list[int]:
+    """The partitions of `usage-events` that never had a record. A genesis that was not committed takes offsets, and is none."""
+    return [partition for partition in range(partitions) if not _has_begun(bootstrap_servers, partition)]
+
+
+def _has_begun(bootstrap_servers: str, partition: int) -> bool:
+    held = range_of(bootstrap_servers, USAGE_EVENTS, partition)
+    if held.start or not held.end:
+        return held.start > 0
+    with closing(read(bootstrap_servers, USAGE_EVENTS, partition)) as records:
+        return next(records, None) is not None
