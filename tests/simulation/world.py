@@ -405,7 +405,10 @@ class World:
         for number in range(self.plan.partition_count):
             source = self.broker.logs[TOPICS.source, number]
             source.cut_head(min(self._young(source, _RETENTION_MS), self._folded_to(number)))
-            self._cut_old(TOPICS.seen_changelog, number, 75 * _DAY_MS)
+            folded_to = self._folded_to(number)
+            if not any(entry.counts and entry.offset >= folded_to for entry in source.entries):
+                # A record that waits is younger than its own retention, and so than that of the ids before it.
+                self._cut_old(TOPICS.seen_changelog, number, 75 * _DAY_MS)
             self._cut_old(TOPICS.totals, number, 40 * _DAY_MS)
         if ms > _DAY_MS:
             self._compact(1.0)
