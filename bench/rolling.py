@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.check import check_meterlog
-from bench.clock import RunFailed, wait_for
+from bench.clock import Progress, RunFailed, wait_for
 from bench.load import Spread, make_load, send_paced
 from bench.report import machine
 from bench.shapes import SHAPES
@@ -30,7 +30,7 @@ from runtime.launch import Process, spawn
 from runtime.logs import read
 from runtime.topics import create_topics
 from schemas.ledger import LedgerReader, SourceRecord
-from schemas.topics import LEDGER, USAGE_EVENTS
+from schemas.topics import FOLD_GROUP, LEDGER, USAGE_EVENTS
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ _SHAPE = SHAPES["builtin"]
 _SETTLE_S = 8.0
 """Of load before the first restart and after each one: what a restart costs must not run into the next."""
 _STOP_WAIT_S = 30.0
-_CATCH_UP_S = 60.0
+_CATCH_UP_S = 120.0
 
 
 class Restart(NamedTuple):
@@ -163,11 +163,16 @@ def _restart(workers: Workers, name: str) -> _Moment:
 
 
 def _wait_counted(servers: str, count: int) -> list[Counted]:
-    deadline_s = time.monotonic() + _CATCH_UP_S
-    while len(found := [each for number in range(PARTITIONS) for each in _counted(servers, number)]) < count:
+    """The events of the whole ledger, once everything is folded. Raises RunFailed."""
+    progress, deadline_s = Progress(servers, PARTITIONS), time.monotonic() + _CATCH_UP_S
+    ends = progress.ends(USAGE_EVENTS)
+    while any(progress.committed(FOLD_GROUP, USAGE_EVENTS)[number] < end for number, end in ends.items()):
         if time.monotonic() > deadline_s:
-            message = f"{len(found)} of {count} events were folded within {_CATCH_UP_S:g} s"
+            message = f"not everything was folded within {_CATCH_UP_S:g} s of the load's end"
             raise RunFailed(message)
+        time.sleep(0.2)
+    found = [each for number in range(PARTITIONS) for each in _counted(servers, number)]
+    assert len(found) == count, f"the ledger tells of {len(found)} events, {count} were sent"
     return found
 
 
