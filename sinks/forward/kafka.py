@@ -160,7 +160,9 @@ class KafkaLog:
     def flush(self, timeout_s: float) -> None:
         self._producer.flush(timeout_s)
 
-    def _produce(self, record: Record, key: bytes | None, value: bytes | None, headers: list[Any]) -> None:
+    def _produce(
+        self, record: Record, key: bytes | None, value: bytes | None, headers: list[Any], *, is_cut: bool = False
+    ) -> None:
         try:
             self._producer.produce(
                 self._topic,
@@ -168,27 +170,30 @@ class KafkaLog:
                 key,
                 partition=record.partition,
                 headers=headers,
-                on_delivery=lambda error, message: self._delivered(record, error, message),
+                on_delivery=lambda error, message: self._delivered(record, error, message, is_cut=is_cut),
             )
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise Broken(exc.args[0].str()) from exc
             self._cut(record)
 
-    def _delivered(self, record: Record, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, record: Record, error: KafkaError | None, message: Message, *, is_cut: bool) -> None:
         if error is None:
             self._done.append(Acknowledged(record.partition, record.offset, message.offset()))
-        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and len(message.value() or b"") > _CUT_BYTES:
+        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not is_cut:
             self._cut(record)
         else:
             self._failed = error
 
     def _cut(self, record: Record) -> None:
-        """Forward what is no event any more, so that the fold lists it: one record must not stop the lane, nor vanish."""
+        """Forward its first part, so that the fold lists it: one record must not stop the lane, nor vanish.
+
+        One whose headers alone are too large stays the event that it is: headers decide nothing.
+        """
         fields = {"partition": record.partition, "offset": record.offset, "size_bytes": record.size_bytes}
         say(ForwarderEvent.RECORD_CUT, logging.ERROR, **fields)
         value = (record.value or b"")[:_CUT_BYTES]
-        self._produce(record, (record.key or b"")[:_CUT_BYTES], value, [])
+        self._produce(record, (record.key or b"")[:_CUT_BYTES], value, [], is_cut=True)
 
 
 class KafkaFoldProgress:
