@@ -37,7 +37,7 @@ class CheckName(StrEnum):
     STRIPE = "stripe"
     """Stripe answers, and takes what it is told."""
     STRIPE_SINK = "stripe_sink"
-    """What is due has been told to Stripe."""
+    """What is due has been told to Stripe. Yellow: a meter of Stripe's is missing, or takes no totals."""
     API_KEYS = "api_keys"
     """The node knows every API key. Red: it has read none yet. Yellow: a key that was just revoked may still be taken."""
     EVENT_LOG = "event_log"

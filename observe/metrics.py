@@ -200,7 +200,7 @@ CLICKHOUSE_WAITING_S: Final = _gauge(
 STRIPE_REQUESTS: Final = _counter(
     Role.STRIPE_SINK,
     "meterlog_sink_stripe_requests_total",
-    "Totals told to Stripe, by what came of it: accepted, refused, or unknown (told again later).",
+    "Totals for Stripe, by what came of it: accepted, refused, unlinked (no customer of Stripe's), unknown (told again).",
     "outcome",
 )
 STRIPE_ROUND_S: Final = _seconds(

@@ -113,6 +113,8 @@ class SinkState:
         self.event_names: set[str] = set()
         """The meters that are told, or are to be."""
         self._due: list[tuple[int, Window]] = []
+        self._first_hour = 0
+        """Of the windows that are not let go of."""
 
     @property
     def pending_count(self) -> int:
@@ -122,6 +124,10 @@ class SinkState:
         """When the oldest intent without a definite answer was decided; None where there is none."""
         pending = (known.pending for _, known in self.windows.awake())
         return min((intent.decided_at_ms for intent in pending if intent is not None), default=None)
+
+    def refusing_meters(self) -> list[str]:
+        """Meters to which totals are due that they do not take."""
+        return sorted({window.stripe_event_name for window, known in self.windows.awake() if known.code in METER_CODES})
 
     def saw(self, record: Intent | Outcome) -> None:
         """A record of `stripe-intents`."""
@@ -133,6 +139,8 @@ class SinkState:
     def saw_total(self, total: StripeHourTotal) -> None:
         """A value of `usage-totals`. An older version than the known one changes nothing."""
         window = Window(total.stripe_customer, total.stripe_event_name, total.hour)
+        if total.hour < self._first_hour and window not in self.windows:
+            return  # an hour that the fold closed late; Stripe takes nothing for it any more
         version = RowVersion(total.account, total.incarnation, total.partition, total.version_offset)
         known = self._known(window)
         before = known.rows.get(total.account)
@@ -226,7 +234,7 @@ class SinkState:
 
     def forget_old(self, now_ms: int) -> None:
         """Let go of windows that Stripe takes nothing for any more, unless one is pending."""
-        first_hour = now_ms // 3_600_000 - _KEPT_HOURS
+        first_hour = self._first_hour = now_ms // 3_600_000 - _KEPT_HOURS
         pending = {window for window, known in self.windows.awake() if known.pending is not None}
         for window in [window for window in self.windows if window.hour < first_hour and window not in pending]:
             self.windows.drop(window)

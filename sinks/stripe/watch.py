@@ -23,6 +23,7 @@ __all__ = ["SHOW_INTERVAL_S", "SinkWatch"]
 
 SHOW_INTERVAL_S = 1.0
 _DO = "see what the log says of sink.stripe.unknown; nothing is lost, and each total is told with its own identifier"
+_MEND_METER = "mend the meter at Stripe, or the catalog; sink.stripe.refused names what is wrong, and all is told then"
 
 
 class SinkWatch:
@@ -42,8 +43,9 @@ class SinkWatch:
 
     def round_done(self, done: RoundDone, took_s: float) -> None:
         """A round of requests; Stripe is away when it answered none of them."""
-        for outcome in ("accepted", "refused", "unknown"):
+        for outcome in ("accepted", "unknown", "unlinked"):
             FIGURES.add(STRIPE_REQUESTS, getattr(done, outcome), outcome)
+        FIGURES.add(STRIPE_REQUESTS, done.refused + done.not_asked, "refused")
         FIGURES.observe(STRIPE_ROUND_S, took_s)
         if done.accepted or done.refused:
             HEALTH.report(CheckName.STRIPE)
@@ -81,6 +83,9 @@ class SinkWatch:
         if age_s > self._age_s_max:
             message = f"totals have been due or unanswered for {age_s:.0f} s; {self._age_s_max:g} s are allowed"
             HEALTH.report(CheckName.STRIPE_SINK, CheckState.RED, message, _DO)
+        elif names := state.refusing_meters():
+            message = f"Stripe's meters {', '.join(names)} are missing, or take no totals: nothing of them is told"
+            HEALTH.report(CheckName.STRIPE_SINK, CheckState.YELLOW, message, _MEND_METER)
         else:
             HEALTH.report(CheckName.STRIPE_SINK)
         HEALTH.turned()

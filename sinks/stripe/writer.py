@@ -42,6 +42,9 @@ class RoundDone(NamedTuple):
     accepted: int
     refused: int
     unknown: int
+    not_asked: int = 0
+    """Refused without asking: Stripe's meter takes no totals, or is missing."""
+    unlinked: int = 0
 
 
 class Pacer:
@@ -105,7 +108,8 @@ class Writer:
         for intent in fresh:
             self._state.saw_intent(intent)
         answered = await self._ask_all(sends, infos)  # 2
-        outcomes = [action.outcome for action in due if isinstance(action, Settle)] + answered
+        settled = [action.outcome for action in due if isinstance(action, Settle)]
+        outcomes = settled + answered
         if outcomes:
             await self._commit(outcomes, read)  # 3
         for outcome in outcomes:
@@ -115,7 +119,9 @@ class Writer:
             raise self._stop_reason
         accepted = sum(outcome.status is Status.ACCEPTED for outcome in answered)
         refused = len(answered) - accepted
-        return RoundDone(len(fresh), len(sends) - len(fresh), accepted, refused, len(sends) - len(answered))
+        not_asked = sum(outcome.status is Status.REFUSED for outcome in settled)
+        repeats, unknown = len(sends) - len(fresh), len(sends) - len(answered)
+        return RoundDone(len(fresh), repeats, accepted, refused, unknown, not_asked, len(settled) - not_asked)
 
     async def _ask_all(self, intents: Sequence[Intent], infos: Mapping[str, MeterInfo]) -> list[Outcome]:
         lanes: dict[tuple[str, str], list[Intent]] = defaultdict(list)

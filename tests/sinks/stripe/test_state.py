@@ -206,6 +206,17 @@ def test_hours_that_stripe_takes_nothing_for_are_let_go_of_unless_pending() -> N
     assert sent(state).window == WINDOW
 
 
+def test_the_last_value_of_an_hour_that_was_let_go_of_is_not_told_again() -> None:
+    """The fold closes an hour late where it was away for a day, or the account was quarantined."""
+    state = SinkState(Target.LIVE)
+    old = Window("cus_1", "tokens", HOUR - 36 * 24 - 1)
+    state.saw_total(total("5", 10, window=old))
+    accept(state, sent(state))
+    state.forget_old(NOW_MS)
+    state.saw_total(total("5", 10, window=old))
+    assert state.take_due(RULES, NOW_MS + 3_600_000, 10) == []
+
+
 def test_a_round_takes_no_more_than_its_limit_and_forgets_nobody() -> None:
     state = SinkState(Target.LIVE)
     for n in range(25):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -10,14 +11,14 @@ from aiokafka import TopicPartition
 from observe import health
 from observe.figures import FIGURES
 from observe.health import CheckName, CheckState, HealthBoard
-from observe.metrics import STRIPE_LAG, STRIPE_PENDING, STRIPE_WAITING_S
+from observe.metrics import STRIPE_LAG, STRIPE_PENDING, STRIPE_REQUESTS, STRIPE_WAITING_S
 from schemas.intents import Target
 from schemas.totals import StripeHourTotal
 from sinks.stripe import watch
 from sinks.stripe.state import Rules, Send, SinkState
 from sinks.stripe.watch import SinkWatch
 from sinks.stripe.writer import RoundDone
-from tests.sinks.stripe.test_writer import HOUR, INFO, NOW_MS
+from tests.sinks.stripe.test_writer import HOUR, INFO, NOW_MS, World
 
 RULES = Rules(Target.DOUBLE, 0, {"tokens": INFO})
 TOTALS_0 = TopicPartition("usage-totals", 0)
@@ -78,3 +79,25 @@ def test_a_round_without_any_answer_is_red_until_the_next_one_has_some(board: He
     assert state_of(board, CheckName.STRIPE) is CheckState.RED
     shown.round_done(RoundDone(0, 3, 2, 0, 1), 0.2)
     assert state_of(board, CheckName.STRIPE) is CheckState.GREEN
+
+
+def test_a_meter_that_takes_no_totals_is_counted_and_shown(board: HealthBoard) -> None:
+    """Stripe is not asked for it: without this, nothing would be billed and all would be green."""
+
+    async def main() -> None:
+        world = World()
+        world.see("a", "1")
+        done = await world.writer.round(world.state.take_due(RULES._replace(meters={}), NOW_MS, 10), {}, {})
+        before = FIGURES.numbers(STRIPE_REQUESTS).get(("refused",), 0)
+        shown = SinkWatch(age_s_max=60.0)
+        shown.round_done(done, 0.1)
+        assert FIGURES.numbers(STRIPE_REQUESTS)["refused",] == before + 1
+        shown.show(world.state, {}, {}, 1.0, NOW_MS)
+        [check] = [check for check in board.last() if check.name is CheckName.STRIPE_SINK]
+        assert check.state is CheckState.YELLOW
+        assert "tokens" in check.message
+        world.state.saw_meter_mended("tokens")
+        shown.show(world.state, {}, {}, 2.0, NOW_MS)
+        assert state_of(board, CheckName.STRIPE_SINK) is CheckState.GREEN
+
+    asyncio.run(main())
