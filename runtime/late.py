@@ -21,7 +21,7 @@ from billing.facts import CommandRefused, EventCounted, GenesisApplied, LateAppr
 from billing.late.types import Approve, LateRequest, LateUsage, Reject, encode_late, late_type
 from billing.metering.rules import check_fields, check_time
 from billing.orders.types import OPERATOR
-from billing.records import Command, UsageEvent
+from billing.records import Command, Position, UsageEvent, from_ordinal
 from billing.signing import message_to_sign
 from runtime.errors import CommandError
 from runtime.event_files import BadLine
@@ -65,6 +65,18 @@ class Waiting:
     received_offset: int
     counted_at: int | None
     """Offset at which an event of this id was counted before, longer ago than ids are remembered; None: never."""
+    received_incarnation: int = 1
+    """Of the log that `received_offset` is of."""
+    counted_incarnation: int = 1
+    """Of the log that `counted_at` is of."""
+
+    @property
+    def counted_place(self) -> str:
+        """Where it was counted before, as `dead-letters` names records; empty where it was not."""
+        if self.counted_at is None:
+            return ""
+        place = f"{self.partition}/{self.counted_at}"
+        return place if self.counted_incarnation == 1 else f"{self.counted_incarnation}/{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,7 @@ def choose(
             )
             raise CommandError(message)
         if approve and named[0].counted_at is not None:
-            message = f"{event_id} was counted before, at {named[0].partition}/{named[0].counted_at}; reject this one"
+            message = f"{event_id} was counted before, at {named[0].counted_place}; reject this one"
             raise CommandError(message)
         chosen += named
     return chosen
@@ -171,7 +183,7 @@ def print_waiting(waiting: Sequence[Waiting], *, as_json: bool) -> None:
         return
     table = Table("account", "event id", "occurred at", "meter", "quantity", "counted before")
     for row in waiting:
-        before = "" if row.counted_at is None else f"at {row.partition}/{row.counted_at}"
+        before = f"at {row.counted_place}" if row.counted_place else ""
         table.add_row(row.account, row.event_id, row.occurred_at, row.meter, row.quantity, before)
     Console().print(table)
 
@@ -219,25 +231,36 @@ def _waiting(bootstrap_servers: str, partition: int, org: str | None) -> Iterato
             if row.event is not None and (org is None or key.account.partition("/")[0] == org):
                 rows[key] = row.event, row.received_offset
     before = _counted_before(bootstrap_servers, partition, rows.keys()) if rows else {}
-    for key_of, (event, received_offset) in rows.items():
+    for key_of, (event, ordinal) in rows.items():
         occurred_at = (_EPOCH + timedelta(microseconds=event.occurred_at_us)).isoformat()
         meter = event.meter or event.event_type or ""
         account, event_id = key_of
+        counted = before.get(key_of)
+        received_incarnation, received_offset = from_ordinal(ordinal)
         yield Waiting(
-            account, event_id, occurred_at, meter, event.quantity, partition, received_offset, before.get(key_of)
+            account,
+            event_id,
+            occurred_at,
+            meter,
+            event.quantity,
+            partition,
+            received_offset,
+            None if counted is None else counted.offset,
+            received_incarnation,
+            1 if counted is None else counted.incarnation,
         )
 
 
 def _counted_before(
     bootstrap_servers: str, partition: int, keys: Container[tuple[str, str]]
-) -> dict[tuple[str, str], int]:
+) -> dict[tuple[str, str], Position]:
     """Ids that were counted, by the ledger, which forgets none: the fold remembers them for 35 days only."""
-    found: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], Position] = {}
     with closing(source_records(bootstrap_servers, partition)) as records:
         for told in records:
             for fact in told.facts:
                 if isinstance(fact, EventCounted) and (fact.account, fact.event_id) in keys:
-                    found[fact.account, fact.event_id] = told.position.offset
+                    found[fact.account, fact.event_id] = told.position
     return found
 
 

@@ -53,10 +53,11 @@ ADVICE: Final[dict[Reason, str]] = {
     Reason.FAILED_CALL: "nothing: the call failed, and failed calls are not billed",
     Reason.METER_NOT_ENABLED: "name the meter in the customer's plan, then replay it",
     Reason.UNSIGNED: "nothing, if nobody meant to send a command; else sign it with this deployment's key",
-    Reason.STALE: "send the command again; a record that is two minutes old is not obeyed",
+    Reason.STALE: "a command came too late, or its effect was had: give it again where the message says so",
     Reason.QUARANTINED: "mend what made it stop the fold, release the account, then replay it",
 }
-"""What one can do about each reason."""
+"""What one can do about each reason, of a usage event; of a command, about those that no event has."""
+_COMMAND_ADVICE: Final = "mend what the message names, and give the command again: it is not replayed"
 
 
 class LetterId(NamedTuple):
@@ -156,9 +157,9 @@ def prospect_of(
     letter: DeadLetter, original: Original, catalog: Catalog, partition_count: int, now_ms: int
 ) -> Prospect:
     """What would come of the record, were it appended now: the fold's own rules, for a customer that nothing is known of."""
+    if isinstance(decode_record(original.value), Command):
+        return Prospect(Verdict.REFUSED, "a command is answered to whoever sent it, and never obeyed later")
     match Reason(letter.reason):
-        case Reason.UNSIGNED | Reason.STALE:
-            return Prospect(Verdict.REFUSED, "a command is answered to whoever sent it, and never obeyed later")
         case Reason.ID_CONFLICT:
             return Prospect(Verdict.REFUSED, "id_conflict: its id is remembered for 35 days with other content")
         case Reason.QUARANTINED:
@@ -209,9 +210,10 @@ def summarise(letter: Letter) -> dict[str, Any]:
 def describe(letter: Letter, original: Original, prospect: Prospect) -> dict[str, Any]:
     """Everything that can be said of a letter, for `show`."""
     reason = Reason(letter.letter.reason)
+    is_command = isinstance(decode_record(original.value), Command) and reason is not Reason.UNSIGNED
     return {
         **summarise(letter),
-        "what_to_do": ADVICE[reason],
+        "what_to_do": _COMMAND_ADVICE if is_command else ADVICE[reason],
         "if_replayed_now": {"verdict": str(prospect.verdict), "message": prospect.message},
         "headers": [{"name": name, "value": _text_or_hex(value)} for name, value in original.headers],
         "record": _record(original.value),

@@ -16,16 +16,19 @@ import pytest
 from rich.console import Console
 
 from billing.catalog.builtin import BUILTIN_CATALOG
-from billing.records import UsageEvent
+from billing.records import Position, UsageEvent
+from billing.state import Late, LateKey
+from runtime import late
 from runtime.audit import Audit, UsageKey, audit_partition
 from runtime.embedded.kafka import EmbeddedKafka
 from runtime.errors import CommandError
 from runtime.late import Decided, Signer, Waiting, choose, decide_waiting, late_way, list_waiting, print_waiting
 from runtime.launch import spawn
-from runtime.logs import range_of, read
+from runtime.logs import LogRecord, range_of, read
 from runtime.send import BACKFILL, LIVE, Sent, Way, send_file
 from runtime.settings import Settings
 from runtime.topics import create_topics, operator_key, public_bytes
+from schemas.rows import LATE
 from schemas.topics import LEDGER, USAGE_EVENTS
 from tests.waiting import wait_until
 
@@ -133,8 +136,10 @@ def test_the_other_doors_name_the_late_one(way: Way) -> None:
     assert "--late" in bad.message
 
 
-def row(event_id: str, account: str = "acme/ann", counted_at: int | None = None) -> Waiting:
-    return Waiting(account, event_id, "2026-01-01T00:00:00+00:00", "calls", "1", 0, 7, counted_at)
+def row(event_id: str, account: str = "acme/ann", counted_at: int | None = None, incarnation: int = 1) -> Waiting:
+    return Waiting(
+        account, event_id, "2026-01-01T00:00:00+00:00", "calls", "1", 0, 7, counted_at, counted_incarnation=incarnation
+    )
 
 
 ROWS = [row("a"), row("b"), row("b", "acme/bob"), row("c", counted_at=3)]
@@ -176,3 +181,17 @@ def test_what_waits_is_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> No
     assert "acme/bob" in capsys.readouterr().out
     print_waiting(ROWS, as_json=True)
     assert json.loads(capsys.readouterr().out)[3]["counted_at"] == 3
+
+
+def test_a_record_of_a_log_that_was_made_anew_is_named_with_its_incarnation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in a row is the record's ordinal, 281474976710656 and more from the second log on: no offset."""
+    again, waits = Position(2, 0, 9), UsageEvent("e", 0, "ann", "calls")
+    row_value = LATE.encode_row(Late(again.ordinal, b"", waits))
+    changelog = [LogRecord(0, LATE.encode_key(LateKey("acme/ann", "e")), row_value, 0)]
+    monkeypatch.setattr(late, "partitions_of", lambda *_: 1)
+    monkeypatch.setattr(late, "read", lambda *_: (record for record in changelog))
+    monkeypatch.setattr(late, "_counted_before", lambda *_: {("acme/ann", "e"): Position(2, 0, 4)})
+    [found] = list_waiting(Settings(bootstrap_servers="nowhere"), None)
+    assert (found.received_incarnation, found.received_offset) == (2, 9)
+    with pytest.raises(CommandError, match="was counted before, at 2/0/4;"):
+        choose([found], ["e"], None, every=False, approve=True)

@@ -115,11 +115,14 @@ def test_what_would_stop_its_partition_is_never_sent_there_again(monkeypatch: py
     assert found == Prospect(Verdict.REFUSED, "it would stop its partition: ZeroDivisionError: a bug")
 
 
-@pytest.mark.parametrize("reason", [Reason.UNSIGNED, Reason.STALE])
+@pytest.mark.parametrize("reason", [Reason.UNSIGNED, Reason.STALE, Reason.UNKNOWN_METER, Reason.QUARANTINED])
 def test_a_command_is_never_sent_again(reason: Reason) -> None:
+    """Late usage is refused for what an event is refused for, and what helps an event does not help it."""
     letter = letter_of(reason, encode(SIGNED))
-    found = prospect_of(letter, Original(KEY, letter.value, ()), CATALOG, PARTITIONS, T0_MS)
-    assert found.verdict is Verdict.REFUSED
+    original = Original(KEY, letter.value, ())
+    found = prospect_of(letter, original, CATALOG, PARTITIONS, T0_MS)
+    assert found == Prospect(Verdict.REFUSED, "a command is answered to whoever sent it, and never obeyed later")
+    assert "then replay" not in describe(Letter(letter), original, found)["what_to_do"]
 
 
 def test_what_is_no_usage_event_is_never_sent_again() -> None:
