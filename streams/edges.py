@@ -40,6 +40,9 @@ class Reader(Protocol):
     async def unsettled(self, tps: Iterable[TopicPartition]) -> set[TopicPartition]:
         """Those of them on which a transaction is open: their last stable offset lies before their end."""
 
+    async def ends_committed(self, tp: TopicPartition) -> bool:
+        """Whether the last record of all is one that was committed. Asked where no transaction is open."""
+
     def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncGenerator[Page]:
         """Every committed record from start to before end, partition by partition as they arrive.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ __all__ = ["LogReader"]
 _RECORDS_PER_PAGE = 20_000
 _FETCH_WAIT_MS = 100
 _POLL_MS = 200
+_TAIL_OFFSETS = 100
 
 
 class LogReader:
@@ -60,15 +62,30 @@ class LogReader:
         if not wanted:
             # A consumer that is stopped before its tasks had a turn cancels whoever stops it (aiokafka 0.14).
             return set()
-        anything = aiokafka.AIOKafkaConsumer(bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False)
-        try:
-            await anything.start()
+        async with self._anything() as anything:
             # The stable ends first: a transaction that ends meanwhile is taken for an open one, and looked at again.
             stable = await self._consumer.end_offsets(wanted)
             ends = await anything.end_offsets(wanted)
-        finally:
-            await anything.stop()
         return {tp for tp in wanted if stable[tp] < ends[tp]}
+
+    async def ends_committed(self, tp: TopicPartition) -> bool:
+        """As `Reader.ends_committed`."""
+        held = (await self.ranges([tp]))[tp]
+        async with self._anything() as anything:
+            last = await _last_offset(anything, tp, held)
+        return last is not None and last == await _last_offset(self._consumer, tp, held)
+
+    @asynccontextmanager
+    async def _anything(self) -> AsyncIterator[aiokafka.AIOKafkaConsumer]:
+        """A consumer that is given records whatever becomes of their transactions."""
+        consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap_servers, enable_auto_commit=False, auto_offset_reset="none"
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            await consumer.stop()
 
     async def read(self, parts: Mapping[TopicPartition, LogRange]) -> AsyncGenerator[Page]:
         """As `Reader.read`."""
@@ -95,3 +112,26 @@ class LogReader:
         while True:
             pages = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=self._records_per_page)
             yield Page(tp, pages.get(tp, ()), await self._consumer.position(tp))
+
+
+async def _last_offset(consumer: aiokafka.AIOKafkaConsumer, tp: TopicPartition, held: LogRange) -> int | None:
+    """Of the last record that the consumer is given; markers at the end are passed over, however many there are."""
+    consumer.assign([tp])
+    count = _TAIL_OFFSETS
+    while True:
+        start = max(held.start, held.end - count)
+        last = await _last_offset_from(consumer, tp, start, held.end)
+        if last is not None or start == held.start:
+            return last
+        count *= 10
+
+
+async def _last_offset_from(
+    consumer: aiokafka.AIOKafkaConsumer, tp: TopicPartition, start: int, end: int
+) -> int | None:
+    last: int | None = None
+    consumer.seek(tp, start)
+    while await consumer.position(tp) < end:
+        for record in (await consumer.getmany(tp, timeout_ms=_POLL_MS)).get(tp, ()):
+            last = record.offset
+    return last

@@ -37,10 +37,11 @@ _TAIL_OFFSETS: Final = 100
 
 
 async def settle(reader: Reader, writers: Mapping[int, Writer], topics: TopicNames) -> None:
-    """Return when no transaction of these partitions' writers is open any more; abort those that hang.
+    """Return when no transaction of these partitions' writers is open any more; end those that hang.
 
-    The writers are open, and nothing is in flight. Aborting is right whatever had been said of the transaction: its records are
-    folded again, to the same effect. Raises TransactionHangs.
+    The writers are open, and nothing is in flight. What hangs everywhere is aborted, whatever had been said of it: nobody has
+    seen it, and its records are folded again to the same effect. What has ended on some topics is ended alike on the others.
+    Raises TransactionHangs.
     """
     outputs = {TopicPartition(topic, number): number for number in writers for topic in topics.outputs}
     if await _ends(reader, outputs, _PATIENCE_S):
@@ -48,7 +49,10 @@ async def settle(reader: Reader, writers: Mapping[int, Writer], topics: TopicNam
     hanging = await reader.unsettled(outputs)
     say(StreamsEvent.HUNG, partitions=sorted({f"{tp.topic}/{tp.partition}" for tp in hanging}))
     for number in sorted({outputs[tp] for tp in hanging}):
-        await _abort(writers[number], topics)
+        if await _is_committed_elsewhere(reader, number, hanging, topics):
+            await _commit(writers[number])
+        else:
+            await _abort(writers[number], topics)
     if not await _ends(reader, outputs, _END_S):
         message = (
             f"a transaction on {sorted(hanging)} does not end; abort it: kafka-transactions.sh find-hanging, abort"
@@ -64,6 +68,20 @@ async def _ends(reader: Reader, outputs: Collection[TopicPartition], within_s: f
             return False
         await asyncio.sleep(_POLL_S)
     return True
+
+
+async def _is_committed_elsewhere(
+    reader: Reader, number: int, hanging: Collection[TopicPartition], topics: TopicNames
+) -> bool:
+    """Whether the last transaction of a partition was committed on one of the topics that every epoch writes to."""
+    told = [TopicPartition(topic, number) for topic in (topics.accounts_changelog, topics.ledger)]
+    return any([await reader.ends_committed(tp) for tp in told if tp not in hanging])
+
+
+async def _commit(writer: Writer) -> None:
+    """A transaction that writes nothing: its markers, which are on every output, end what hangs there."""
+    await writer.begin()
+    await writer.commit()
 
 
 async def _abort(writer: Writer, topics: TopicNames) -> None:

@@ -119,6 +119,10 @@ class SimReader:
             "asking for open transactions", lambda: {tp for tp, log in logs.items() if log.open}
         )
 
+    async def ends_committed(self, tp: TopicPartition) -> bool:
+        log = self._broker.logs[tp.topic, tp.partition]
+        return await self._process.request("asking how the last transaction ended", lambda: log.ends_committed)
+
     def _range(self, tp: TopicPartition) -> LogRange:
         log = self._broker.logs[tp.topic, tp.partition]
         return LogRange(log.start, log.stable_end)

@@ -95,6 +95,11 @@ class PartitionLog:
         """Behind the last offset that a reader of committed records may pass."""
         return min(self.open.values(), default=self.end)
 
+    @property
+    def ends_committed(self) -> bool:
+        """Whether the last record of all is one that was committed."""
+        return next((entry.counts for entry in reversed(self.entries) if not entry.is_marker), False)
+
     def append(self, item: Item, timestamp: int, txn: Txn | None, headers: Headers = (), note: object = None) -> int:
         if txn is not None:
             self.join(txn)

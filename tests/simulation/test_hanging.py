@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from billing.records import Tick
 from schemas.codec import encode
 from tests.simulation import model
@@ -35,11 +33,8 @@ def test_one_that_hangs_as_a_whole_is_folded_again() -> None:
     assert outcome.differences == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a take-over aborts what hangs on one topic alone, whatever became of the others"
-)
-def test_one_that_still_hangs_on_one_topic_when_later_ones_have_ended_it_on_the_others_keeps_its_ids() -> None:
-    """The worker goes on; its next epochs have no new id, so that their markers end it everywhere but on the ids' changelog."""
+def test_one_that_later_ones_have_ended_keeps_its_ids() -> None:
+    """The worker goes on; its next epochs have no new id, and their markers end it on the ids' changelog as well."""
     outcome = play(
         history(
             (0, Fault(LOST_MARKERS, 2, Effect.LOST)),

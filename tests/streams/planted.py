@@ -154,11 +154,33 @@ def _drop_a_fetched_run_unguarded() -> None:
     partition.OwnedPartition.offer = offer_any  # type: ignore[method-assign]
 
 
+def _unmarked(*names: str) -> Callable[[], None]:
+    """Markers are lost on these topics: the coordinator is not told that the transactions are on them."""
+
+    def plant() -> None:
+        begin = PartitionWriter.begin
+
+        async def begin_untold(self: PartitionWriter) -> None:
+            await begin(self)
+            manager = self._producer._txn_manager
+            for tp in list(manager._pending_txn_partitions):
+                if tp.topic.endswith(names):
+                    manager._pending_txn_partitions.discard(tp)
+                    manager._txn_partitions.add(tp)
+
+        PartitionWriter.begin = begin_untold  # type: ignore[method-assign]
+
+    return plant
+
+
 FAULTS: Final[dict[str, Callable[[], None]]] = {
     "rows before commit": _plant_commit(_rows_before_commit),
     "commit not awaited": _plant_commit(_commit_not_awaited),
     "offset before facts": _plant_commit(_offset_before_facts),
     "position apart": _plant_commit(_position_apart),
+    "no markers on the ledger": _unmarked("-ledger"),
+    "no markers on the ids": _unmarked("-seen"),
+    "no markers on the accounts": _unmarked("-accounts"),
     "fetch before seek": _fetch_before_seek,
     "dropped run": _drop_a_fetched_run,
     "dropped run, unguarded": _drop_a_fetched_run_unguarded,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,18 @@ def assert_goes_on(world: World, worker: Worker, rng: random.Random) -> None:
 def test_a_transaction_that_hangs_is_aborted_and_folded_again(world: World, rng: random.Random) -> None:
     worker = folded_worker(world, rng)
     asyncio.run(leave_hanging(world))
+    assert_goes_on(world, worker, rng)
+    assert "transactions.hung" in worker.log()
+
+
+@pytest.mark.parametrize("fault", ["no markers on the ledger", "no markers on the ids", "no markers on the accounts"])
+def test_a_transaction_that_hangs_on_some_topics_ends_there_as_it_did_on_the_others(
+    world: World, rng: random.Random, fault: str
+) -> None:
+    worker = folded_worker(world, rng)
+    world.produce(make_events(rng, 300))
+    worker.start(planted=fault, die_at="committed", die_at_count=2, records_per_epoch_max=100)
+    assert worker.wait_exit() == -signal.SIGKILL, worker.log_tail()
     assert_goes_on(world, worker, rng)
     assert "transactions.hung" in worker.log()
 
