@@ -20,6 +20,7 @@ from streams.exit import ends_process, say
 from streams.options import Options
 from streams.overlay import PartitionRows
 from streams.port import Answer, Epoch, PartitionFold, Record, Stop, StopKind
+from streams.standing import note_of
 
 __all__ = ["EpochDone", "OwnedPartition", "Run", "Surroundings"]
 
@@ -247,7 +248,7 @@ class OwnedPartition:
         self._next_epoch_at = asyncio.get_running_loop().time() + self._options.epoch_interval_s
         tells_of_parking = not self._parked_row.is_set()
         epoch = self.fold.take()
-        epoch.note = _note_of(self.fold.stop)
+        epoch.note = self._note()
         check_epoch(epoch, self.fold)
         self._rows.hold(epoch.rows)
         self._committing_count, self._open_count = self._open_count, 0
@@ -267,9 +268,7 @@ class OwnedPartition:
         self._committing_count = 0
         self._around.on_epoch(done)
 
-
-def _note_of(stop: Stop | None) -> str:
-    """Why the fold stands, for whoever looks at the group's offset: it outlives this worker."""
-    if stop is None:
-        return ""
-    return f"stands at offset {stop.offset} ({stop.kind}): {stop.message}"[:_NOTE_CHARS_MAX]
+    def _note(self) -> str:
+        """Why the fold stands, for whoever looks at the group's offset: it outlives this worker."""
+        stop = self.fold.stop
+        return "" if stop is None else note_of(self.number, stop)[:_NOTE_CHARS_MAX]

@@ -32,7 +32,7 @@ from schemas.codec import encode
 from schemas.ledger import LedgerReader
 from schemas.topics import FOLD_GROUP, USAGE_EVENTS
 from streams.port import Stop, StopKind
-from streams.standing import stop_ahead, stop_before
+from streams.standing import note_of, stop_ahead, stop_before
 from streams.usage import UsageFold
 from tests.streams.memory_store import MemoryStore
 from tests.streams.test_standing import POISONED, crashing
@@ -232,3 +232,15 @@ def test_the_commands_that_a_stop_names_can_be_typed(stop: Stop, monkeypatch: py
     }
     assert typed.calls == [expected[name] for name, *_ in typed.calls]
     assert len(typed.calls) == (1 if stop.kind is StopKind.AHEAD else 2 if "jumped" in stop.message else 3)
+
+
+def test_what_everybody_may_read_names_no_customer() -> None:
+    """The API's health is shown without a key; a rule's error may quote what the event holds."""
+    record = OnLog(17, b"acme/ann@example.com", b"", NOW_MS)
+    stop = stop_before(2, record, RecordCrashed(ValueError("ann@example.com: 7"), half_applied=False))
+    assert "ann@example.com: 7" in stop.message
+    assert "--account acme/ann@example.com" in stop.message
+    note = note_of(2, stop)
+    assert "example.com" not in note
+    assert note.startswith("stands at offset 17 (parked): a rule raised ValueError (the worker's log says more); ")
+    assert "meterlog quarantine --partition 2 --offset 17; " in note
