@@ -121,10 +121,10 @@ def test_a_broker_that_dies_delays_it_and_no_more(tmp_path: Path) -> None:
 
 def test_without_a_broker_it_still_ends_when_asked(tmp_path: Path) -> None:
     with world(tmp_path) as running:
+        genesis = running.on_log()
         running.forwarder.start()
         send(running.history, 2_000)
         running.history.finish()
-        genesis = running.on_log()
         wait_until(lambda: running.on_log() > genesis, "it appends", 60)
         running.kafka.kill()
         running.forwarder.stop()
