@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.structs import TopicPartition
 from faust.tables.manager import TableManager
@@ -12,7 +13,7 @@ from faust.types.tuples import TP
 from mode import Service
 
 from observe.streams import StreamsEvent
-from streams.exit import ends_process, say
+from streams.exit import ends_process, say, stop_process
 
 if TYPE_CHECKING:
     from streams.app import FoldApp
@@ -43,7 +44,16 @@ class FoldRecovery(Recovery):
         source = self.app.engine.options.topics.source
         partitions = frozenset(tp.partition for tp in assigned if tp.topic == source)
         take_over = self._take_over(partitions, generation_id, self.app.rebalancing_count)
-        self._taking = asyncio.create_task(ends_process(take_over, "taking partitions over"))
+        self._taking = asyncio.create_task(ends_process(self._to_the_end(take_over), "taking partitions over"))
+
+    async def _to_the_end(self, take_over: Coroutine[Any, Any, None]) -> None:
+        """Only `abandon` may cancel a take-over. Clients of Kafka have cancelled their callers: the worker would idle on."""
+        try:
+            await take_over
+        except asyncio.CancelledError:
+            if self._taking is asyncio.current_task():
+                stop_process("a take-over was cancelled that nobody abandoned")
+            raise
 
     async def abandon(self) -> None:
         """Stop a take-over under way. Afterwards none of its steps can still happen.
