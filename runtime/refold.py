@@ -139,7 +139,8 @@ class Rebuild:
             case AccountSnapshot() | LateSnapshot():
                 if self._has_begun:
                     row_of(self._state, fact)
-                    self._half_known.discard(fact.account)
+                    if isinstance(fact, AccountSnapshot):
+                        self._half_known.discard(fact.account)
                     self._evolve(fact, told)
             case SnapshotDone():
                 self._end(fact, told)

@@ -86,7 +86,8 @@ PARTITION BY toYYYYMM(accepted_at)
 ORDER BY (org, customer_id, accepted_at, incarnation, partition, offset)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Repeats of an event that was met before, at first_offset of the same partition.
+-- Repeats of an event that was met before, at first_offset of the same partition: bitAnd(first_offset, 281474976710655) in
+-- incarnation bitShiftRight(first_offset, 48) + 1, so that in a log that was never made anew it is the offset itself.
 CREATE TABLE IF NOT EXISTS {database}.usage_duplicates
 (
     org LowCardinality(String),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from billing import fold as rules
 from billing.facts import AccountSnapshot, Fact, SnapshotBegun, SnapshotDone
+from billing.late.types import Approve, LateRequest, LateUsage, Reject
 from billing.metering.rules import SEEN_MS
 from billing.orders.types import Order, QuarantineAccount, ReleaseAccount
 from billing.records import Genesis, Record, Tick
@@ -29,7 +30,7 @@ from tests.billing.harness import CATALOG, DAY_MS, HOUR_MS, T0_MS, usage
 from tests.billing.logs import usage_events
 from tests.streams.memory_store import MemoryStore
 from tests.streams.test_usage import OnLog
-from tests.support.operator import key_of, public_key, signed
+from tests.support.operator import key_of, public_key, signed, signed_late
 
 ACCOUNTS = ["acme/alice", "acme/bob", "acme/\u00e9l\u00e8ve/1", "globex/a", "globex/b"]
 ADVANCES = [0, 1_000, HOUR_MS, DAY_MS, 5 * DAY_MS, 20 * DAY_MS, 34 * DAY_MS, 35 * DAY_MS, 39 * DAY_MS]
@@ -48,6 +49,18 @@ class Log:
     def order(self, order: Order) -> None:
         self.add(signed(order, issued_at_ms=1 + len(self.records)), key_of(order))
 
+    def late(self, request: LateRequest, account: str) -> None:
+        self.add(signed_late(request, account, issued_at_ms=self.now_ms), account.encode())
+
+
+@st.composite
+def late_requests(draw: st.DrawFn, now_ms: int, account: str) -> LateRequest:
+    """Of few ids, so that some are decided, and some twice."""
+    event_id = draw(st.sampled_from(["late-1", "late-2"]))
+    if kind := draw(st.sampled_from([None, Approve, Approve, Reject])):
+        return kind(event_id)
+    return LateUsage(usage(event_id, now_ms - 35 * DAY_MS, account.split("/", 1)[1], meter="calls"))
+
 
 def new_log() -> Log:
     log = Log()
@@ -61,7 +74,11 @@ def logs(draw: st.DrawFn) -> Log:
     log = new_log()
     for _ in range(draw(st.integers(min_value=5, max_value=40))):
         account = draw(st.sampled_from(ACCOUNTS))
-        kind = draw(st.sampled_from(["event"] * 6 + ["again"] * 2 + ["pass"] * 3 + ["tick"] * 3 + ["aside", "release"]))
+        kind = draw(
+            st.sampled_from(
+                ["event"] * 6 + ["again"] * 2 + ["pass"] * 3 + ["tick"] * 3 + ["aside", "release"] + ["late"] * 3
+            )
+        )
         if kind == "pass":
             # Longer, and the partition would stand before the next record: the log would need an order.
             log.now_ms = min(log.now_ms + draw(st.sampled_from(ADVANCES)), log.records[-1].timestamp + 39 * DAY_MS)
@@ -73,6 +90,8 @@ def logs(draw: st.DrawFn) -> Log:
         elif kind == "tick":
             for _ in range(draw(st.integers(min_value=1, max_value=5))):
                 log.add(Tick(0))
+        elif kind == "late":
+            log.late(draw(late_requests(log.now_ms, account)), account)
         else:
             log.order(QuarantineAccount(account, None) if kind == "aside" else ReleaseAccount(account))
     return log
@@ -156,6 +175,7 @@ def months(*, is_bob_aside: bool = True) -> Log:
     log = new_log()
     log.now_ms = T0_MS
     log.add(usage("once", T0_MS, "a", meter="calls"), b"globex/a")  # its counter stands in the row ever after
+    log.late(LateUsage(usage("late-1", T0_MS - 40 * DAY_MS, "a", meter="calls")), "globex/a")
     for day in range(75):
         log.now_ms = T0_MS + day * DAY_MS
         for number, account in enumerate(ACCOUNTS):
