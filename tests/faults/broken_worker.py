@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from billing.catalog.builtin import BUILTIN_CATALOG
 from runtime.settings import load_settings
-from streams import engine, epoch
+from streams import engine, epoch, loader
 from streams.epoch import Gap
 from streams.options import Options, TopicNames
 from streams.overlay import PartitionRows
@@ -65,6 +65,15 @@ def _facts_apart() -> None:
     vars(engine)["commit"] = commit
 
 
+def _not_compared() -> None:
+    """A take-over believes its tables, whatever their changelogs say: the second line of defence is down."""
+
+    async def nothing(*_: object) -> set[object]:
+        return set()
+
+    vars(loader)["contradicting"] = nothing
+
+
 class Fault(NamedTuple):
     plant: Callable[[], None]
     dies_at: str
@@ -75,6 +84,7 @@ FAULTS: Final = {
     "none": Fault(_nothing, "written"),
     "the commit is not awaited": Fault(_commit_not_awaited, "written"),
     "facts are committed before their position": Fault(_facts_apart, "facts committed"),
+    "the tables are not compared": Fault(_not_compared, "nowhere"),
 }
 
 

@@ -30,9 +30,21 @@ def killed_once(make_world: MakeWorld, rng: random.Random, fault: str) -> World:
 def test_a_commit_in_another_order_is_found_by_the_audit(make_world: MakeWorld, rng: random.Random, fault: str) -> None:
     world = killed_once(make_world, rng, fault)
     (worker,) = world.workers
-    world.wait_all_folded(worker.start())
+    world.wait_all_folded(worker.start(planted="tables not compared"))
     assert worker.stop() == 0, worker.log_tail()
     assert differences(world, complete=True) != []
+
+
+@pytest.mark.parametrize("fault", ["rows before commit", "commit not awaited"])
+def test_rows_of_an_epoch_that_never_was_are_found_by_the_heir(
+    make_world: MakeWorld, rng: random.Random, fault: str
+) -> None:
+    """The second line of defence: a take-over compares its tables with their changelogs."""
+    world = killed_once(make_world, rng, fault)
+    (worker,) = world.workers
+    world.wait_all_folded(worker.start())
+    assert worker.stop() == 0, worker.log_tail()
+    assert differences(world, complete=True) == []
 
 
 def test_an_offset_committed_before_its_facts_stops_the_next_worker(make_world: MakeWorld, rng: random.Random) -> None:
