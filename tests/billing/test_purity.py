@@ -9,8 +9,8 @@ import pytest
 
 BILLING = Path(__file__).parents[2] / "billing"
 ALLOWED = {
-    "billing", "calendar", "collections", "datetime", "decimal", "enum", "functools", "hashlib", "msgspec", "re", "typing",
-    "cryptography",  # to verify an Ed25519 signature is a function of key, message and signature
+    "billing", "bisect", "calendar", "collections", "datetime", "decimal", "enum", "functools", "hashlib", "msgspec", "re",
+    "typing", "cryptography",  # to verify an Ed25519 signature is a function of key, message and signature
 }  # fmt: skip
 CLOCKS = {"now", "today", "utcnow", "fromtimestamp"}
 """Of `datetime`, which is allowed for the calendar's arithmetic alone."""
