@@ -68,6 +68,8 @@ class Entry:
     """Append time in milliseconds, by the broker's clock."""
     txn: Txn | None
     is_marker: bool = False
+    met_ms: int | None = None
+    """When compaction first met it, a tombstone, by the broker's clock."""
     note: object = None
     """What the load says that it is; the broker and the product do not look at it."""
 
@@ -174,20 +176,28 @@ class PartitionLog:
             del self.entries[: self._index(before)]
             self.start = before
 
-    def compact(self, before: int, tombstones_before_ms: int) -> None:
-        """Of each key below offset `before` the last value is kept; tombstones appended before that time go, too."""
+    def compact(self, before: int, now_ms: int, tombstones_before_ms: int) -> None:
+        """Of each key below offset `before` the last value is kept; so are tombstones, until they were first met long ago.
+
+        As Kafka has it since 3.1 (KIP-534): a tombstone's time begins when it is first compacted, so that whoever reads
+        the log from its head meets it, however old it is.
+        """
         before = min(before, self.stable_end)
         cut = self._index(before)
         last = {entry.key: entry.offset for entry in self.entries[:cut] if entry.counts}
         self.entries[:cut] = [
-            entry for entry in self.entries[:cut] if self._survives(entry, last, tombstones_before_ms)
+            entry for entry in self.entries[:cut] if self._survives(entry, last, now_ms, tombstones_before_ms)
         ]
 
     @staticmethod
-    def _survives(entry: Entry, last: dict[bytes | None, int], tombstones_before_ms: int) -> bool:
+    def _survives(entry: Entry, last: dict[bytes | None, int], now_ms: int, tombstones_before_ms: int) -> bool:
         if not entry.counts or last[entry.key] != entry.offset:
             return False
-        return entry.value is not None or entry.timestamp >= tombstones_before_ms
+        if entry.value is not None:
+            return True
+        if entry.met_ms is None:
+            entry.met_ms = now_ms
+        return entry.met_ms >= tombstones_before_ms
 
     def _index(self, offset: int) -> int:
         return bisect_left(self.entries, offset, key=lambda entry: entry.offset)

@@ -444,7 +444,7 @@ class World:
         tombstones_before_ms = 0 if is_loading else self.broker_ms() - _TOMBSTONES_MS
         for (topic, _), log in self.broker.logs.items():
             if topic in (TOPICS.accounts_changelog, TOPICS.seen_changelog, TOPICS.totals):
-                log.compact(int(log.end * share), tombstones_before_ms)
+                log.compact(int(log.end * share), self.broker_ms(), tombstones_before_ms)
 
     def _forget_group(self, *, reset: bool) -> None:
         offsets = self.broker.group_offsets
