@@ -58,7 +58,7 @@ ITEMS = [
     pytest.param(as_json(native(quantity="7" * 40)), "invalid_field", "quantity", id="40 digits as text"),
     pytest.param(as_json(native(occurred_at="2026-11-21T13:20:00")), "invalid_field", "occurred_at", id="no zone"),
     pytest.param(as_json(native(occurred_at=1_795_000_000)), "invalid_field", "occurred_at", id="an epoch number"),
-    pytest.param(as_json(native(occurred_at=ago(minutes=-10))), "in_future", "occurred_at", id="10 minutes ahead"),
+    pytest.param(as_json(native(occurred_at=ago(days=-1))), "in_future", "occurred_at", id="a day ahead"),
     pytest.param(as_json(native(occurred_at=ago(days=70))), "too_old", "occurred_at", id="70 days old"),
     pytest.param(as_json(native(event_id="x" * 10_240)), "invalid_field", "event_id", id="an id of 10 kB"),
     pytest.param(as_json(native(customer_id="")), "invalid_field", "customer_id", id="an empty customer"),

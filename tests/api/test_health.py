@@ -18,6 +18,7 @@ from observe.health import HealthBoard
 from observe.waiting import Waiting
 from runtime.embedded import ports
 from runtime.embedded.kafka import EmbeddedKafka
+from runtime.logs import range_of
 from runtime.topics import create_topics
 from schemas.topics import FOLD_GROUP, LEDGER, USAGE_EVENTS, USAGE_TOTALS
 from tests.api.process import PARTITIONS, ApiProcess
@@ -276,18 +277,24 @@ def health_of(api: ApiProcess) -> tuple[int, dict[str, Any]]:
     return answer.status_code, body
 
 
-def store_positions(settings: dict[str, str], topic: str, next_offset: int) -> None:
+def ends_of(kafka: EmbeddedKafka, topic: str = USAGE_EVENTS) -> list[int]:
+    """Where the topic's partitions end: whichever tests came before."""
+    return [range_of(kafka.bootstrap_servers, topic, number).end for number in range(PARTITIONS)]
+
+
+def store_positions(settings: dict[str, str], topic: str, next_offsets: list[int]) -> None:
     fields = ("source_offset", "log_ms", "rewind_next_offset", "rewind_source_offset", "rewind_log_ms")
     rows = [
         {"topic": topic, "partition": partition, "next_offset": next_offset, **dict.fromkeys(fields, 0)}
-        for partition in range(PARTITIONS)
+        for partition, next_offset in enumerate(next_offsets)
     ]
     insert(settings, "sink_positions", rows)
 
 
 def test_health_follows_fold_sink_and_broker(node: tuple[ApiProcess, dict[str, str]], own_kafka: EmbeddedKafka) -> None:
     api, settings = node
-    commit(own_kafka, [2, 2, 3, 3])
+    first, *others = ends_of(own_kafka)
+    commit(own_kafka, [first, *others])
     wait_until(lambda: health_of(api)[1]["status"] == "green", "green while nothing waits")
     assert health_of(api)[1]["fold"] == {"lag_records": 0, "oldest_age_s": 0.0}
 
@@ -295,22 +302,22 @@ def test_health_follows_fold_sink_and_broker(node: tuple[ApiProcess, dict[str, s
     wait_until(lambda: health_of(api)[0] == 503, "red a second after an event that is not counted")
     body = health_of(api)[1]
     assert body["fold"]["lag_records"] == 1
-    assert "the fold has not counted the record at offset 2 of partition 0" in body["reasons"][0]
-    commit(own_kafka, [3, 2, 3, 3])
+    assert f"the fold has not counted the record at offset {first} of partition 0" in body["reasons"][0]
+    commit(own_kafka, [first + 1, *others])
     wait_until(lambda: health_of(api)[0] == 200, "green again when it is counted")
 
-    commit(own_kafka, [3, 2, 3, 3], "is parked at 3: meterlog quarantine")
+    commit(own_kafka, [first + 1, *others], "is parked at 3: meterlog quarantine")
     wait_until(lambda: health_of(api)[0] == 503, "red when a partition is parked")
     assert health_of(api)[1]["reasons"][0].startswith("partition 0 is parked at 3: meterlog quarantine")
-    commit(own_kafka, [3, 2, 3, 3])
+    commit(own_kafka, [first + 1, *others])
     wait_until(lambda: health_of(api)[0] == 200, "green again when it goes on")
 
     produce(own_kafka, 1, LEDGER)
     wait_until(lambda: health_of(api)[1]["status"] == "yellow", "yellow when the sink stands still")
     assert health_of(api)[0] == 200
     assert "the ClickHouse sink has not" in health_of(api)[1]["reasons"][0]
-    store_positions(settings, LEDGER, 100)
-    store_positions(settings, USAGE_TOTALS, 1)
+    store_positions(settings, LEDGER, ends_of(own_kafka, LEDGER))
+    store_positions(settings, USAGE_TOTALS, ends_of(own_kafka, USAGE_TOTALS))
     wait_until(lambda: health_of(api)[1]["status"] == "green", "green again when it has written")
 
     own_kafka.kill()
