@@ -15,7 +15,7 @@ from tests.simulation.world import play
 
 SEED = int(os.environ.get("SIMULATION_SEED", random.SystemRandom().randrange(1 << 40)))
 HISTORIES = int(os.environ.get("SIMULATION_HISTORIES", "2000"))
-SECONDS_MAX = 75.0
+SECONDS_MAX = 180.0
 """On a busy machine fewer histories are told, rather than the whole of the tests held up."""
 PART_COUNT = 4
 
