@@ -21,7 +21,7 @@ from streams.loader import load
 from streams.options import Options
 from streams.overlay import PartitionRows
 from streams.partition import EpochDone, OwnedPartition, Run, Surroundings
-from streams.port import TABLES, Answer, Epoch, Fold, LastRecord, PartitionFold, Stop
+from streams.port import TABLES, Answer, Epoch, Fold, LastRecord, PartitionFold, Record, Stop
 from streams.positions import Witnesses, record_digest, start_offset
 from streams.producers import Writers
 from streams.settled import settle
@@ -157,7 +157,7 @@ class Engine:
             last = await _record_at(reader, sources[number], source, fold.last)
             found[number] = Witnesses(
                 source=source,
-                ledger_has_facts=await _has_records(reader, ledgers[number], ranges[ledgers[number]]),
+                ledger_has_facts=await _first_record(reader, ledgers[number], ranges[ledgers[number]]) is not None,
                 group_offset=offsets[sources[number]],
                 last=last,
                 is_anew=last != fold.last and await _is_anew(reader, sources[number], source, fold),
@@ -266,13 +266,13 @@ class Engine:
         self._commit_ms_last = done.commit_ms
 
 
-async def _has_records(reader: Reader, tp: TopicPartition, held: LogRange) -> bool:
-    """Whether there is any committed record: a log of aborted transactions has offsets, and nothing to read."""
+async def _first_record(reader: Reader, tp: TopicPartition, held: LogRange) -> Record | None:
+    """The first committed record, if any: a log of aborted transactions has offsets, and nothing to read."""
     async with aclosing(reader.read({tp: held})) as pages:
         async for page in pages:
             if page.records:
-                return True
-    return False
+                return page.records[0]
+    return None
 
 
 async def _record_at(reader: Reader, tp: TopicPartition, held: LogRange, last: LastRecord | None) -> LastRecord | None:
@@ -289,8 +289,5 @@ async def _record_at(reader: Reader, tp: TopicPartition, held: LogRange, last: L
 
 async def _is_anew(reader: Reader, tp: TopicPartition, held: LogRange, fold: PartitionFold) -> bool:
     """Whether the log was made anew. Asked where the record folded last is not there: elsewhere it costs a fetch."""
-    async with aclosing(reader.read({tp: held})) as pages:
-        async for page in pages:
-            if page.records:
-                return fold.begin_anew(page.records[0])
-    return False
+    first = await _first_record(reader, tp, held)
+    return first is not None and fold.begin_anew(first)
