@@ -12,7 +12,7 @@ from billing.facts import EventCounted
 from billing.orders import fold as orders
 from schemas.rows import POSITION_KEY
 from streams import engine, loader, usage
-from streams.edges import Applied, LogRange, Writer
+from streams.edges import LogRange, Writer
 from streams.epoch import Gap
 from streams.options import TopicNames
 from streams.overlay import PartitionRows
@@ -21,6 +21,7 @@ from streams.positions import Witnesses
 from streams.usage import UsageFold, UsagePartition
 from tests.simulation.disk import DiskTable
 from tests.simulation.log import Broker
+from tests.streams.planted import send_all, write_rows
 
 __all__ = ["FAULTS"]
 
@@ -41,32 +42,13 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 # The durability order
 
 
-async def _send(epoch: Epoch, writer: Writer, topics: TopicNames) -> dict[str, int]:
-    """Send everything and await every acknowledgement; gives how far each table's changelog reaches."""
-    await (await writer.send(topics.ledger, epoch.ledger)).acknowledged()
-    await (await writer.send(topics.totals, epoch.totals.items())).acknowledged()
-    await (await writer.send(topics.dead_letters, epoch.dead_letters)).acknowledged()
-    reached = {}
-    for table, topic in topics.changelogs.items():
-        next_offset = await (await writer.send(topic, epoch.rows[table].items())).acknowledged()
-        if next_offset is not None:
-            reached[table] = next_offset
-    return reached
-
-
-def _write(epoch: Epoch, rows: PartitionRows, reached: Mapping[str, int], now_ms: Callable[[], int]) -> None:
-    for table in TABLES:
-        if table in reached:
-            rows.apply(table, epoch.rows[table], Applied(reached[table], now_ms()))
-
-
 async def _rows_before_commit(
     epoch: Epoch, writer: Writer, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
 ) -> None:
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.send_group_offset(topics.source, epoch.next_offset)
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
     await writer.commit()
 
 
@@ -74,10 +56,10 @@ async def _commit_not_awaited(
     epoch: Epoch, writer: Writer, rows: PartitionRows, topics: TopicNames, now_ms: Callable[[], int], gap: Gap
 ) -> None:
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.send_group_offset(topics.source, epoch.next_offset)
     committing = asyncio.create_task(writer.commit())
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
     await asyncio.sleep(0)
     del committing
 
@@ -88,7 +70,7 @@ async def _position_apart(
     """The position row in a transaction of its own, behind the one with the facts."""
     position = {POSITION_KEY: epoch.rows[TABLES[0]].pop(POSITION_KEY)}
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.commit()
     await writer.begin()
     topic = topics.changelogs[TABLES[0]]
@@ -97,7 +79,7 @@ async def _position_apart(
     reached[TABLES[0]] = next_offset
     await writer.commit()
     epoch.rows[TABLES[0]] |= position
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
 
 
 async def _offset_before_facts(
@@ -105,14 +87,14 @@ async def _offset_before_facts(
 ) -> None:
     """Rows and position are committed first, the facts behind them."""
     await writer.begin()
-    reached = await _send(Epoch([], {}, [], epoch.rows, epoch.next_offset), writer, topics)
+    reached = await send_all(Epoch([], {}, [], epoch.rows, epoch.next_offset), writer, topics)
     await writer.commit()
     await writer.begin()
-    await _send(
+    await send_all(
         Epoch(epoch.ledger, epoch.totals, epoch.dead_letters, {table: {} for table in TABLES}, 0), writer, topics
     )
     await writer.commit()
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
 
 
 def _commit(broken: Callable[..., Any]) -> Planting:

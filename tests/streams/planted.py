@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiokafka.structs import TopicPartition
 
 from streams import consumer, engine, loader, partition, recovery
-from streams.edges import Applied
+from streams.edges import Applied, Writer
 from streams.epoch import Gap
 from streams.options import TopicNames
 from streams.overlay import PartitionRows
@@ -18,7 +18,7 @@ from streams.port import TABLES, Epoch
 from streams.producers import PartitionWriter
 
 
-async def _send(epoch: Epoch, writer: PartitionWriter, topics: TopicNames) -> dict[str, int]:
+async def send_all(epoch: Epoch, writer: Writer, topics: TopicNames) -> dict[str, int]:
     """Send everything, await every acknowledgement; gives how far each table's changelog reaches."""
     await (await writer.send(topics.ledger, epoch.ledger)).acknowledged()
     await (await writer.send(topics.totals, epoch.totals.items())).acknowledged()
@@ -31,7 +31,7 @@ async def _send(epoch: Epoch, writer: PartitionWriter, topics: TopicNames) -> di
     return reached
 
 
-def _write(epoch: Epoch, rows: PartitionRows, reached: dict[str, int], now_ms: Callable[[], int]) -> None:
+def write_rows(epoch: Epoch, rows: PartitionRows, reached: Mapping[str, int], now_ms: Callable[[], int]) -> None:
     for table in TABLES:
         if table in reached:
             rows.apply(table, epoch.rows[table], Applied(reached[table], now_ms()))
@@ -42,9 +42,9 @@ async def _rows_before_commit(
 ) -> None:
     """The local rows are written before the transaction is committed."""
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.send_group_offset(topics.source, epoch.next_offset)
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
     gap("planted")
     await writer.commit()
 
@@ -54,10 +54,10 @@ async def _commit_not_awaited(
 ) -> None:
     """The transaction's end is asked for, and not waited for."""
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.send_group_offset(topics.source, epoch.next_offset)
     committing = asyncio.create_task(writer.commit())
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
     gap("planted")
     await committing
 
@@ -71,9 +71,9 @@ async def _offset_before_facts(
     await writer.commit()
     gap("planted")
     await writer.begin()
-    reached = await _send(epoch, writer, topics)
+    reached = await send_all(epoch, writer, topics)
     await writer.commit()
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
 
 
 async def _position_apart(
@@ -85,10 +85,10 @@ async def _position_apart(
     await writer.commit()
     gap("planted")
     await writer.begin()
-    reached = await _send(Epoch([], epoch.totals, epoch.dead_letters, epoch.rows, epoch.next_offset), writer, topics)
+    reached = await send_all(Epoch([], epoch.totals, epoch.dead_letters, epoch.rows, epoch.next_offset), writer, topics)
     await writer.send_group_offset(topics.source, epoch.next_offset)
     await writer.commit()
-    _write(epoch, rows, reached, now_ms)
+    write_rows(epoch, rows, reached, now_ms)
 
 
 def _plant_commit(broken: Callable[..., Any]) -> Callable[[], None]:
